@@ -1,0 +1,41 @@
+# A real image registry on loopback, from Debian's package, with the test images in it.
+# Sourced; needs MINKE_CACHE and images/packages.sh.
+
+# start_registry DIR: serves on a free port and sets REGISTRY and REGISTRY_PID. The images are built
+# once per version of what builds them and kept in the cache.
+start_registry() {
+  local dir="$1" key store program="$MINKE_CACHE/docker-registry" port
+  if [ ! -x "$program/usr/bin/docker-registry" ]; then
+    unpack_packages "$program" docker-registry
+  fi
+  key=$(cat "$E2E/images/build" "$E2E/images/packages.sh" | sha256sum | cut -c1-16)
+  store="$MINKE_CACHE/images-$key"
+  port=$(free_port)
+  REGISTRY="127.0.0.1:$port"
+  mkdir -p "$dir"
+  cat >"$dir/registry.yml" <<F
+version: 0.1
+log: { level: warn }
+storage: { filesystem: { rootdirectory: $store }, delete: { enabled: true } }
+http: { addr: "$REGISTRY" }
+F
+  OTEL_TRACES_EXPORTER=none "$program/usr/bin/docker-registry" serve "$dir/registry.yml" >"$dir/registry.log" 2>&1 &
+  REGISTRY_PID=$!
+  wait_until 10 curl -fs -o /dev/null "http://$REGISTRY/v2/"
+  if [ ! -e "$store/complete" ]; then
+    "$E2E/images/build" "$REGISTRY" >"$dir/images.log" 2>&1 || {
+      cat "$dir/images.log" >&2
+      return 1
+    }
+    touch "$store/complete"
+  fi
+}
+
+# mirror_all DIR: writes hosts.toml files that lead every registry of the test images to ours.
+mirror_all() {
+  local host
+  for host in docker.io registry.k8s.io gcr.io k8s.gcr.io; do
+    mkdir -p "$1/$host"
+    printf '[host."http://%s"]\ncapabilities = ["pull", "resolve"]\n' "$REGISTRY" >"$1/$host/hosts.toml"
+  done
+}
