@@ -1,6 +1,8 @@
 //! The specs of four containers, whole, against files. `MINKE_BLESS=1` writes the files anew; the
 //! difference is then for the eyes of a reviewer.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::{Path, PathBuf};
 
 use model::{
