@@ -1,0 +1,109 @@
+//! Counts what a demo has in the kernel and on disk, by its token, so that nothing can be forgotten.
+//!
+//! The token is in the path of the demo's directory, in the environment of its daemon and keepers,
+//! and in the path of its cgroups; links carry the bridge's name, which the daemon chose.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What is there.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Census {
+    processes: usize,
+    namespaces: usize,
+    links: usize,
+    mounts: usize,
+    cgroups: usize,
+    files: usize,
+}
+
+impl Census {
+    /// Counts everything of the demo `token` with its files below `dir`.
+    pub(crate) fn take(token: &str, dir: &Path, links: &[String]) -> Self {
+        let processes = processes(token);
+        let ours = fs::read_link("/proc/self/ns/net").ok();
+        let namespaces: BTreeSet<PathBuf> = processes
+            .iter()
+            .filter_map(|pid| fs::read_link(format!("/proc/{pid}/ns/net")).ok())
+            .filter(|namespace| Some(namespace) != ours.as_ref())
+            .collect();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let cgroups = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+        let mut trees: Vec<PathBuf> = cgroups.map(|entry| entry.path()).collect();
+        trees.push("/sys/fs/cgroup".into());
+        Self {
+            processes: processes.len(),
+            namespaces: namespaces.len(),
+            links: links.iter().filter(|link| Path::new("/sys/class/net").join(link).exists()).count(),
+            mounts: mounts.lines().filter(|line| line.contains(token)).count(),
+            cgroups: trees.iter().map(|tree| below(&tree.join(token))).sum(),
+            files: below(dir),
+        }
+    }
+
+    /// Whether nothing is there.
+    pub(crate) fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl fmt::Display for Census {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [
+            (self.namespaces, "network namespaces"),
+            (self.links, "links"),
+            (self.mounts, "mounts"),
+            (self.cgroups, "cgroups"),
+            (self.processes, "processes"),
+            (self.files, "files"),
+        ];
+        let words: Vec<String> = parts.iter().map(|(n, what)| format!("{n} {what}")).collect();
+        f.write_str(&words.join(", "))
+    }
+}
+
+/// Processes of the demo: their environment or their cgroup names it. The demo itself does not count.
+fn processes(token: &str) -> Vec<u32> {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let names = |path: String| {
+        let bytes = fs::read(path).unwrap_or_default();
+        bytes.windows(token.len()).any(|window| window == token.as_bytes())
+    };
+    pids.filter(|pid| *pid != std::process::id())
+        .filter(|pid| {
+            names(format!("/proc/{pid}/environ")) || names(format!("/proc/{pid}/cgroup"))
+        })
+        .collect()
+}
+
+/// Files and directories at and below `path`.
+fn below(path: &Path) -> usize {
+    match fs::symlink_metadata(path) {
+        Err(_) => 0,
+        Ok(metadata) if metadata.is_dir() => {
+            let entries = fs::read_dir(path).into_iter().flatten().flatten();
+            1 + entries.map(|entry| below(&entry.path())).sum::<usize>()
+        }
+        Ok(_) => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_is_counted_and_nothing_is_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a"), b"").unwrap();
+        let token = "minke-census-of-nothing";
+        let census = Census::take(token, dir.path(), &["lo".to_owned(), "minke-none".to_owned()]);
+        assert_eq!((census.files, census.links, census.processes), (2, 1, 0));
+        assert!(!census.is_nothing());
+        let gone = dir.path().join("gone");
+        assert!(Census::take(token, &gone, &[]).is_nothing());
+    }
+}

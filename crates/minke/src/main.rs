@@ -1,0 +1,3 @@
+//! The binary: settings, composition, serve and demo.
+
+fn main() {}
