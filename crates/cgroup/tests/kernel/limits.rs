@@ -42,7 +42,7 @@ fn limits_are_in_force_and_change() {
         )
     };
     let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
-    assert_eq!(cpu(&fixture), if v1 { pair("2048", "20000") } else { pair("170", "20000 50000") });
+    assert_eq!(cpu(&fixture), if v1 { pair("2048", "20000") } else { pair("174", "20000 50000") });
     let meter = cgroup.meter().unwrap();
     let limits = || {
         let stats = meter.read().unwrap();
@@ -62,7 +62,7 @@ fn limits_are_in_force_and_change() {
         .update(&resources(r#"{"cpu":{"quota":-1},"memory":{"limit":-1},"pids":{"limit":-1}}"#))
         .unwrap();
     assert_eq!(limits(), (None, None, None));
-    assert_eq!(cpu(&fixture), if v1 { pair("2048", "-1") } else { pair("170", "max 50000") });
+    assert_eq!(cpu(&fixture), if v1 { pair("2048", "-1") } else { pair("174", "max 50000") });
 }
 
 #[test]
