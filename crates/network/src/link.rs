@@ -1,0 +1,371 @@
+//! Links, addresses and routes, as rtnetlink(7) knows them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
+};
+use netlink_packet_route::link::{
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
+    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, Stats64,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rustix::io::Errno;
+
+use crate::attachment::Assigned;
+use crate::netlink::{self, Batch, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NetlinkError, Socket};
+
+type Result<T> = std::result::Result<T, NetlinkError>;
+
+/// What we want to know about a link.
+#[derive(Debug, Clone)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) mac: Vec<u8>,
+    pub(crate) mtu: u32,
+    /// For a veth, the index of the other end in its namespace.
+    pub(crate) peer: u32,
+    pub(crate) stats: Option<Stats64>,
+}
+
+/// A veth to be made: one end on the bridge, the other in a pod.
+#[derive(Debug)]
+pub(crate) struct Veth<'a> {
+    pub(crate) host: &'a str,
+    pub(crate) bridge: u32,
+    pub(crate) interface: &'a str,
+    pub(crate) mac: [u8; 6],
+    pub(crate) mtu: u32,
+    pub(crate) netns: BorrowedFd<'a>,
+}
+
+/// The links, addresses and routes of one network namespace.
+#[derive(Debug)]
+pub(crate) struct Links(Socket);
+
+impl Links {
+    pub(crate) fn new(socket: Socket) -> Self {
+        Self(socket)
+    }
+
+    /// Makes a bridge with this MAC address, which then does not change with its ports, and turns
+    /// it on. Fails with `EEXIST` if the name is taken.
+    pub(crate) fn make_bridge(&mut self, name: &str, mac: [u8; 6]) -> Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.flags = LinkFlags::Up;
+        link.header.change_mask = LinkFlags::Up;
+        link.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::Address(mac.to_vec()),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+        ];
+        let mut batch = Batch::default();
+        batch.route(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL);
+        self.0.all(&batch)
+    }
+
+    /// Makes a veth: the peer is born inside the pod, the host end up, a port of the bridge and in
+    /// hairpin mode, so that bridge-netfilter can turn a pod's packet back to itself. One send.
+    pub(crate) fn make_veth(&mut self, veth: &Veth<'_>) -> Result<Link> {
+        let mut peer = LinkMessage::default();
+        peer.attributes = vec![
+            LinkAttribute::IfName(veth.interface.to_owned()),
+            LinkAttribute::Address(veth.mac.to_vec()),
+            LinkAttribute::Mtu(veth.mtu),
+            LinkAttribute::NetNsFd(veth.netns.as_raw_fd()),
+        ];
+        let mut link = LinkMessage::default();
+        link.header.flags = LinkFlags::Up;
+        link.header.change_mask = LinkFlags::Up;
+        link.attributes = vec![
+            LinkAttribute::IfName(veth.host.to_owned()),
+            LinkAttribute::Mtu(veth.mtu),
+            LinkAttribute::Controller(veth.bridge),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Veth),
+                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+            ]),
+        ];
+        let mut hairpin = LinkMessage::default();
+        hairpin.attributes = vec![
+            LinkAttribute::IfName(veth.host.to_owned()),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::PortKind(InfoPortKind::Bridge),
+                LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(
+                    true,
+                )])),
+            ]),
+        ];
+        let mut batch = Batch::default();
+        batch
+            .route(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)
+            .route(RouteNetlinkMessage::NewLink(hairpin), 0)
+            .route(get_by_name(veth.host), 0);
+        let mut found = Vec::new();
+        for reply in self.0.exchange(&batch)? {
+            found = reply?;
+        }
+        links(&found)
+            .next()
+            .ok_or_else(|| NetlinkError::Answer(format!("{} is not described", veth.host)))
+    }
+
+    /// The link of a name, if there is one.
+    pub(crate) fn find(&mut self, name: &str) -> Result<Option<Link>> {
+        self.one(get_by_name(name))
+    }
+
+    /// The link of an index, with its counters, if there is one.
+    pub(crate) fn at(&mut self, index: u32) -> Result<Option<Link>> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        self.one(RouteNetlinkMessage::GetLink(link))
+    }
+
+    fn one(&mut self, request: RouteNetlinkMessage) -> Result<Option<Link>> {
+        let mut batch = Batch::default();
+        batch.route(request, 0);
+        match self.0.request(&batch) {
+            Ok(found) => Ok(links(&found).next()),
+            Err(error) if error.is(Errno::NODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The ports of a bridge, with counters if wanted.
+    pub(crate) fn ports(&mut self, bridge: u32, stats: bool) -> Result<Vec<Link>> {
+        let mut link = LinkMessage::default();
+        link.attributes = vec![LinkAttribute::Controller(bridge)];
+        if !stats {
+            link.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        }
+        let mut batch = Batch::default();
+        batch.route(RouteNetlinkMessage::GetLink(link), NLM_F_DUMP);
+        Ok(links(&self.0.dump(&batch)?).collect())
+    }
+
+    /// Makes a link a port of the bridge.
+    pub(crate) fn set_bridge(&mut self, index: u32, bridge: u32) -> Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.attributes = vec![LinkAttribute::Controller(bridge)];
+        let mut batch = Batch::default();
+        batch.route(RouteNetlinkMessage::SetLink(link), 0);
+        self.0.all(&batch)
+    }
+
+    /// Deletes a link, which is gone when this returns; it may have been gone already.
+    pub(crate) fn delete(&mut self, index: u32) -> Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        let mut batch = Batch::default();
+        batch.route(RouteNetlinkMessage::DelLink(link), 0);
+        match self.0.all(&batch) {
+            Err(error) if error.is(Errno::NODEV) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Inside a pod: turns lo and the interface on, gives it its addresses and default routes. One
+    /// send. The loopback interface has index 1 in every namespace.
+    pub(crate) fn configure_pod(&mut self, index: u32, addresses: &[Assigned]) -> Result<()> {
+        let mut batch = Batch::default();
+        batch.route(up(1), 0).route(up(index), 0);
+        for address in addresses {
+            let on_link = address_of(index, address.ip, address.subnet.prefix());
+            batch.route(RouteNetlinkMessage::NewAddress(on_link), NLM_F_CREATE | NLM_F_EXCL);
+        }
+        for address in addresses {
+            let route = default_route(index, address.gateway);
+            batch.route(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL);
+        }
+        self.0.all(&batch)
+    }
+
+    /// Gives a link an address; it may have it already.
+    pub(crate) fn add_address(&mut self, index: u32, ip: IpAddr, prefix: u8) -> Result<()> {
+        let message = RouteNetlinkMessage::NewAddress(address_of(index, ip, prefix));
+        let mut batch = Batch::default();
+        batch.route(message, NLM_F_CREATE | NLM_F_EXCL);
+        match self.0.all(&batch) {
+            Err(error) if error.is(Errno::EXIST) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Takes an address from a link.
+    pub(crate) fn delete_address(&mut self, index: u32, ip: IpAddr, prefix: u8) -> Result<()> {
+        let message = RouteNetlinkMessage::DelAddress(address_of(index, ip, prefix));
+        let mut batch = Batch::default();
+        batch.route(message, 0);
+        match self.0.all(&batch) {
+            Err(error) if error.is(Errno::ADDRNOTAVAIL) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// The addresses of a link with their prefix lengths; IPv6 link-local ones are left out.
+    pub(crate) fn addresses(&mut self, index: u32) -> Result<Vec<(IpAddr, u8)>> {
+        let mut query = AddressMessage::default();
+        query.header.index = index;
+        let answer = self.0.query(RouteNetlinkMessage::GetAddress(query), NLM_F_DUMP)?;
+        let on_link = answer.iter().filter_map(address).filter(|(_, _, link)| *link == index);
+        let local = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        Ok(on_link.map(|(ip, prefix, _)| (ip, prefix)).filter(|(ip, _)| !local(ip)).collect())
+    }
+
+    /// The addresses of all links.
+    pub(crate) fn all_addresses(&mut self) -> Result<Vec<IpAddr>> {
+        let query = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let answer = self.0.query(query, NLM_F_DUMP)?;
+        Ok(answer.iter().filter_map(address).map(|(ip, _, _)| ip).collect())
+    }
+
+    /// The destinations of all IPv4 routes in all tables, each with the link it leads to. Routes
+    /// that only say where everything else goes are left out.
+    pub(crate) fn routes(&mut self) -> Result<Vec<(IpAddr, u8, u32)>> {
+        let mut query = RouteMessage::default();
+        query.header.address_family = AddressFamily::Inet;
+        let answer = self.0.query(RouteNetlinkMessage::GetRoute(query), NLM_F_DUMP)?;
+        let found = answer.into_iter().filter_map(|message| {
+            let RouteNetlinkMessage::NewRoute(message) = message else { return None };
+            let ip = message.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+                _ => None,
+            })?;
+            // Half the world and more (0.0.0.0/1, as VPNs have it) is a default route by any name.
+            let prefix = message.header.destination_prefix_length;
+            (prefix > 4).then_some((ip, prefix, oif(&message).unwrap_or(0)))
+        });
+        Ok(found.collect())
+    }
+
+    /// The MTU of the link that the default route leads to. Asked by looking up an address of the
+    /// ranges kept for documentation, which no more specific route leads to; nothing is sent there.
+    pub(crate) fn default_mtu(&mut self) -> Result<Option<u32>> {
+        let anywhere: [IpAddr; 2] = [
+            Ipv4Addr::new(192, 0, 2, 1).into(),
+            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+        ];
+        for ip in anywhere {
+            let mut route = RouteMessage::default();
+            route.header.address_family = family(ip);
+            route.header.destination_prefix_length = if ip.is_ipv4() { 32 } else { 128 };
+            route.attributes = vec![RouteAttribute::Destination(ip.into())];
+            let mut batch = Batch::default();
+            batch.route(RouteNetlinkMessage::GetRoute(route), 0);
+            let Ok(answer) = self.0.request(&batch) else { continue };
+            let index = answer.iter().find_map(|message| match netlink::parse(message)? {
+                RouteNetlinkMessage::NewRoute(route) if route.header.kind == RouteType::Unicast => {
+                    oif(&route)
+                }
+                _ => None,
+            });
+            if let Some(index) = index {
+                return Ok(self.at(index)?.map(|link| link.mtu));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn get_by_name(name: &str) -> RouteNetlinkMessage {
+    let mut link = LinkMessage::default();
+    link.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
+    ];
+    RouteNetlinkMessage::GetLink(link)
+}
+
+fn up(index: u32) -> RouteNetlinkMessage {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.header.flags = LinkFlags::Up;
+    link.header.change_mask = LinkFlags::Up;
+    RouteNetlinkMessage::SetLink(link)
+}
+
+/// An address for a link. IPv6 would otherwise spend a second on looking for a duplicate, which
+/// bookkeeping rules out.
+fn address_of(index: u32, ip: IpAddr, prefix: u8) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(ip);
+    message.header.prefix_len = prefix;
+    message.header.index = index;
+    message.attributes = vec![AddressAttribute::Local(ip), AddressAttribute::Address(ip)];
+    if ip.is_ipv6() {
+        message.header.flags = AddressHeaderFlags::Nodad;
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
+    message
+}
+
+/// The address that a message tells of, its prefix length and its link.
+fn address(message: &RouteNetlinkMessage) -> Option<(IpAddr, u8, u32)> {
+    let RouteNetlinkMessage::NewAddress(message) = message else { return None };
+    let of = |local: bool| {
+        message.attributes.iter().find_map(move |attribute| match attribute {
+            AddressAttribute::Local(ip) if local => Some(*ip),
+            AddressAttribute::Address(ip) if !local => Some(*ip),
+            _ => None,
+        })
+    };
+    // On point-to-point links the other one is the peer's.
+    let ip = of(true).or_else(|| of(false))?;
+    Some((ip, message.header.prefix_len, message.header.index))
+}
+
+fn default_route(index: u32, gateway: IpAddr) -> RouteMessage {
+    let mut route = RouteMessage::default();
+    route.header.address_family = family(gateway);
+    route.header.table = RouteHeader::RT_TABLE_MAIN;
+    route.header.protocol = RouteProtocol::Boot;
+    route.header.scope = RouteScope::Universe;
+    route.header.kind = RouteType::Unicast;
+    route.header.flags = RouteFlags::Onlink;
+    route.attributes = vec![RouteAttribute::Gateway(gateway.into()), RouteAttribute::Oif(index)];
+    route
+}
+
+fn family(ip: IpAddr) -> AddressFamily {
+    if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+fn oif(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })
+}
+
+fn links(answer: &[netlink::Message]) -> impl Iterator<Item = Link> {
+    answer.iter().filter_map(|message| {
+        let RouteNetlinkMessage::NewLink(message) = netlink::parse(message)? else { return None };
+        let mut link = Link {
+            index: message.header.index,
+            name: String::new(),
+            mac: Vec::new(),
+            mtu: 0,
+            peer: 0,
+            stats: None,
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::Address(mac) => link.mac = mac,
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Link(peer) => link.peer = peer,
+                LinkAttribute::Stats64(stats) => link.stats = Some(stats),
+                _ => {}
+            }
+        }
+        Some(link)
+    })
+}

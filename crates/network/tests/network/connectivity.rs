@@ -1,0 +1,108 @@
+//! Who reaches whom.
+
+use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+use crate::world::{Pod, call, inside, ip, isolated, serve, uplink};
+
+const BOTH: &str = "10.70.0.0/24,fd00:70::/64";
+
+fn at(ip: impl ToString, port: u16) -> SocketAddr {
+    SocketAddr::new(ip.to_string().parse().unwrap(), port)
+}
+
+#[test]
+fn pods_and_host_reach_each_other_at_once() {
+    isolated(|world| async move {
+        let network = world.open(BOTH).await;
+        assert!(network.status().ready);
+        serve(TcpListener::bind("[::]:7000").unwrap());
+        let one = Pod::start(&network, 1).await;
+        one.serve(80);
+        let started = Instant::now();
+        let two = Pod::start(&network, 2).await;
+        let [own4, own6] = two.attachment.addresses[..] else { panic!("not dual stack") };
+        for address in &one.attachment.addresses {
+            let own = if address.ip.is_ipv6() { own6 } else { own4 };
+            assert_eq!(two.call(at(address.ip, 80)).unwrap(), own.ip);
+            assert_eq!(two.call(at(own.gateway, 7000)).unwrap(), own.ip);
+            assert_eq!(call(at(address.ip, 80)).unwrap(), own.gateway);
+        }
+        // Duplicate address detection alone would have taken a second.
+        assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
+    });
+}
+
+#[test]
+fn loopback_is_up_and_the_interface_is_as_described() {
+    isolated(|world| async move {
+        let _outside = uplink(1400);
+        let network = world.open(BOTH).await;
+        let pod = Pod::start(&network, 1).await;
+        pod.serve(80);
+        assert_eq!(pod.call(at("127.0.0.1", 80)).unwrap().to_string(), "127.0.0.1");
+        assert_eq!(pod.call(at("::1", 80)).unwrap().to_string(), "::1");
+        let shown = pod.inside(|| ip("-o link show eth0"));
+        assert!(shown.contains(&pod.attachment.mac), "{shown}");
+        assert!(shown.contains("mtu 1400") && pod.attachment.mtu == 1400, "{shown}");
+        assert_eq!(ip("-o link show master minke0").lines().count(), 1);
+        assert!(ip(&format!("-d link show {}", pod.attachment.host_link)).contains("hairpin on"));
+    });
+}
+
+#[test]
+fn traffic_that_leaves_the_node_bears_its_address() {
+    isolated(|world| async move {
+        let outside = uplink(1500);
+        let network = world.open(BOTH).await;
+        let notes = network.status().notes;
+        assert!(notes.iter().any(|note| note.contains("IPv4 forwarding was off")), "{notes:?}");
+        let pod = Pod::start(&network, 1).await;
+        serve(inside(&outside, || TcpListener::bind("[::]:80")).unwrap());
+        assert_eq!(pod.call(at("198.51.100.2", 80)).unwrap().to_string(), "198.51.100.1");
+        assert_eq!(pod.call(at("fd00:51::2", 80)).unwrap().to_string(), "fd00:51::1");
+    });
+}
+
+#[test]
+fn router_advertisements_of_pods_are_not_believed() {
+    isolated(|world| async move {
+        let network = world.open(BOTH).await;
+        let pod = Pod::start(&network, 1).await;
+        let setting = |interface| {
+            let path = format!("/proc/sys/net/ipv6/conf/{interface}/accept_ra");
+            std::fs::read_to_string(path).unwrap().trim().to_owned()
+        };
+        assert_eq!(setting("minke0"), "0");
+        assert_eq!(pod.inside(|| setting("eth0")), "0");
+    });
+}
+
+#[test]
+fn counters_are_the_pods() {
+    isolated(|world| async move {
+        let network = world.open("10.70.0.0/24").await;
+        let (one, two) = (Pod::start(&network, 1).await, Pod::start(&network, 2).await);
+        one.serve(80);
+        for _ in 0..20 {
+            call(at(one.ip(), 80)).unwrap();
+        }
+        let read = || -> Vec<u64> {
+            let shown = one.inside(|| std::fs::read_to_string("/proc/thread-self/net/dev"));
+            let shown = shown.unwrap();
+            let line = shown.lines().find(|line| line.contains("eth0")).unwrap();
+            let columns = line.split_whitespace().skip(1).map(|number| number.parse().unwrap());
+            columns.collect()
+        };
+        let before = read();
+        let stats = network.interface_stats(&one.id).await.unwrap();
+        let after = read();
+        assert_eq!(stats[0].name, "eth0");
+        assert!(stats[0].rx_packets >= 60 && stats[0].tx_packets >= 60, "{stats:?}");
+        assert!((before[0]..=after[0]).contains(&stats[0].rx_bytes), "{stats:?}, {before:?}");
+        assert!((before[8]..=after[8]).contains(&stats[0].tx_bytes), "{stats:?}, {before:?}");
+        let all = network.all_interface_stats().await.unwrap();
+        assert_eq!(all.len(), 2);
+        assert!(all[&one.id][0].rx_bytes > all[&two.id][0].rx_bytes);
+    });
+}

@@ -1,0 +1,11 @@
+//! The built-in bridge against the kernel. Each test has a network and a mount namespace of its own,
+//! which plays the host.
+
+mod addresses;
+mod connectivity;
+mod cost;
+mod hostports;
+mod nft;
+mod recovery;
+mod subnets;
+mod world;
