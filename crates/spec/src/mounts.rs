@@ -6,7 +6,7 @@ use oci_spec::runtime::Mount;
 use crate::{Error, ImageRoot, Request, namespaces};
 
 /// Options of mount(8) that `mount_options` may hold: those that only change a mount's flags.
-const FLAGS: [&str; 19] = [
+const FLAGS: [&str; 16] = [
     "atime",
     "dev",
     "diratime",
@@ -20,9 +20,6 @@ const FLAGS: [&str; 19] = [
     "nosuid",
     "nosymfollow",
     "relatime",
-    "ro",
-    "rro",
-    "rw",
     "strictatime",
     "suid",
     "symfollow",
