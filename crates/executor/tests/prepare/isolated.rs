@@ -11,30 +11,26 @@ use rustix::mount::MoveMountFlags;
 
 const MARK: &str = "MINKE_TEST_ISOLATED";
 
-/// Runs `body` in a child under `unshare -m -n`; `name` is the test's full name in this program.
+/// Runs `body` in a child under `unshare -m -n`; `name` is the test's full name in this program. The
+/// scratch directory that it gets is on a disk, because tmpfs maps no ids before Linux 6.3; inside
+/// it is /mnt.
 pub(crate) fn isolated(name: &str, body: impl FnOnce(&Path)) {
-    if std::env::var_os(MARK).is_some() {
-        let scratch = scratch();
-        body(&scratch);
+    let scratch = Path::new("/mnt");
+    if let Some(directory) = std::env::var_os(MARK) {
+        rustix::mount::mount_bind(Path::new(&directory), scratch).unwrap();
+        body(scratch);
         return;
     }
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
     let status = Command::new("unshare")
         .args(["-m", "-n", "--propagation", "private", "timeout", "60"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--test-threads", "1"])
-        .env(MARK, "1")
+        .env(MARK, directory.path())
         .stdout(Stdio::null())
         .status()
         .unwrap();
     assert!(status.success(), "{name} failed in its namespaces");
-}
-
-/// A tmpfs over /mnt: it goes away with the namespace.
-fn scratch() -> PathBuf {
-    let path = PathBuf::from("/mnt");
-    rustix::mount::mount("scratch", &path, "tmpfs", rustix::mount::MountFlags::empty(), None)
-        .unwrap();
-    path
 }
 
 /// Attaches a detached mount at `path`, which is made, as the keeper would.

@@ -199,6 +199,8 @@ fn refusals_name_the_layer() {
             let relative = mount(&[PathBuf::from("layers/a")], Some(&*writable)).to_string();
             assert!(relative.contains("layers/a"), "{relative}");
 
+            let writable = writable.join("other");
+            fs::create_dir(&writable).unwrap();
             let pair = [layers[1].clone(), layers[1].join("..").join("other")];
             fs::create_dir_all(&pair[1]).unwrap();
             Overlay { layers: &pair, writable: Some(&writable), id_map: None, subdir: None }
