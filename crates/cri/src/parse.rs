@@ -38,12 +38,6 @@ pub(crate) struct Invalid {
     pub(crate) reason: String,
 }
 
-impl From<Invalid> for pods::Error {
-    fn from(Invalid { field, reason }: Invalid) -> Self {
-        Self::Invalid { field, reason }
-    }
-}
-
 fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Invalid {
     Invalid { field: field.into(), reason: reason.into() }
 }
