@@ -97,6 +97,9 @@ pub enum RootSource<'a> {
 pub enum StdioSource {
     /// These.
     Files([OwnedFd; 3]),
+    /// Pipes that the keeper makes, and whose other ends it reads and logs: it puts handles of its
+    /// own in the place of these, which are in no table.
+    Keeper,
     /// A new terminal.
     Terminal(Window),
 }
@@ -305,6 +308,7 @@ fn placement(cgroup: Option<Attachment>, table: &mut Table) -> Placement {
 fn stdio(stdio: StdioSource, table: &mut Table) -> Stdio {
     match stdio {
         StdioSource::Files(files) => Stdio::Files(files.map(|file| table.add(file))),
+        StdioSource::Keeper => Stdio::Files([Handle(u32::MAX); 3]),
         StdioSource::Terminal(window) => Stdio::Terminal(window),
     }
 }
