@@ -16,3 +16,17 @@ pub mod runtime {
         tonic::include_proto!("runtime.v1");
     }
 }
+
+/// What minke serves beside it, for its own command line.
+pub mod minke {
+    /// Version 1, as `proto/minke/v1/archives.proto` states it.
+    #[expect(
+        missing_docs,
+        unused_qualifications,
+        clippy::too_many_lines,
+        reason = "generated: the comments of the definition are all the documentation there is"
+    )]
+    pub mod v1 {
+        tonic::include_proto!("minke.v1");
+    }
+}

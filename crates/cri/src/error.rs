@@ -1,3 +1,4 @@
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::parse::Invalid;
@@ -29,6 +30,15 @@ pub(crate) enum Error {
     /// No URL for a session.
     #[error(transparent)]
     Session(#[from] streaming::RequestError),
+    /// An archive of images.
+    #[error("{path:?} cannot be opened")]
+    File {
+        /// The archive.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
     /// Checkpoints.
     #[error("criu is not configured")]
     Criu,

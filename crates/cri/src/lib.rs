@@ -9,6 +9,7 @@
 //! Messages of the wire stop here: nothing below knows them. A handler has the name of its call, and
 //! does nothing but these three steps; what a call means is decided below.
 
+mod archives;
 mod error;
 mod image;
 mod layer;
@@ -20,6 +21,7 @@ mod status;
 use std::future::Future;
 use std::sync::Arc;
 
+use cri_proto::minke::v1::archives_server::ArchivesServer;
 use cri_proto::runtime::v1::image_service_server::ImageServiceServer;
 use cri_proto::runtime::v1::runtime_service_server::RuntimeServiceServer;
 use tokio::net::UnixListener;
@@ -56,7 +58,7 @@ pub struct Parts {
     pub node: Node,
 }
 
-/// Both services of the interface.
+/// All services on the socket.
 #[derive(Debug, Clone)]
 struct Edge {
     parts: Arc<Parts>,
@@ -79,6 +81,7 @@ pub async fn serve(
     let runtime = RuntimeServiceServer::new(edge.clone())
         .max_decoding_message_size(MESSAGE_BYTES)
         .max_encoding_message_size(MESSAGE_BYTES);
+    let archives = ArchivesServer::new(edge.clone());
     let image = ImageServiceServer::new(edge)
         .max_decoding_message_size(MESSAGE_BYTES)
         .max_encoding_message_size(MESSAGE_BYTES);
@@ -90,6 +93,7 @@ pub async fn serve(
         .layer(layer::Tell::default())
         .add_service(runtime)
         .add_service(image)
+        .add_service(archives)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown)
         .await
 }

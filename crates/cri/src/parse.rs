@@ -62,7 +62,7 @@ fn no_nul(field: &str, text: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-fn absolute(field: &str, path: &str) -> Result<(), Invalid> {
+pub(crate) fn absolute(field: &str, path: &str) -> Result<(), Invalid> {
     named(field, path)?;
     if path.starts_with('/') {
         Ok(())

@@ -34,6 +34,11 @@ fn code(error: &Error) -> Code {
         Error::Images(error) => images_code(error),
         Error::Pull { source, .. } => images_code(source),
         Error::Session(error) => session_code(error),
+        Error::File { source, .. } => match source.kind() {
+            std::io::ErrorKind::NotFound => Code::NotFound,
+            std::io::ErrorKind::AlreadyExists => Code::AlreadyExists,
+            _ => local_code(error),
+        },
         Error::Criu => Code::FailedPrecondition,
     }
 }
