@@ -106,7 +106,7 @@ impl Store {
             images.push(self.inner.commit(record).await?);
         }
         drop(busy);
-        Arc::clone(&self.inner).settle().await?;
+        self.inner.settle_later();
         Ok(images)
     }
 }

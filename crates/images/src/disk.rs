@@ -22,6 +22,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use model::Digest;
 use rustix::fs::{CWD, FlockOperation, flock};
@@ -43,7 +44,8 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    pub(crate) fn open(root: &Path) -> Result<Self, Error> {
+    /// Waits `patience` for another process to let go of the directory.
+    pub(crate) fn open(root: &Path, patience: Duration) -> Result<Self, Error> {
         let make = |path: &Path| {
             let mut builder = DirBuilder::new();
             builder.mode(0o700).recursive(true);
@@ -53,9 +55,15 @@ impl Disk {
         let directory = File::open(root).map_err(Error::disk("open", root))?;
         rustix::fs::fchmod(&directory, rustix::fs::Mode::RWXU)
             .map_err(|error| Error::disk("restrict", root)(error.into()))?;
-        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => return Err(Error::InUse { root: root.to_owned() }),
-            locked => locked.map_err(|error| Error::disk("lock", root)(error.into()))?,
+        let started = Instant::now();
+        loop {
+            match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) if started.elapsed() < patience => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Err(Errno::WOULDBLOCK) => return Err(Error::InUse { root: root.to_owned() }),
+                locked => break locked.map_err(|error| Error::disk("lock", root)(error.into()))?,
+            }
         }
         for part in ["blobs/sha256", "layers", "images", "ingest", "staging", "quarantine"] {
             make(&root.join(part))?;
@@ -266,14 +274,14 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("a/b");
-        let disk = Disk::open(&root).unwrap();
-        assert!(matches!(Disk::open(&root), Err(Error::InUse { .. })));
+        let disk = Disk::open(&root, Duration::ZERO).unwrap();
+        assert!(matches!(Disk::open(&root, Duration::ZERO), Err(Error::InUse { .. })));
         for path in [root.clone(), root.join("layers"), root.join("ingest")] {
             assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
         }
         drop(disk);
         fs::create_dir_all(root.join("staging/7/half")).unwrap();
-        Disk::open(&root).unwrap();
+        Disk::open(&root, Duration::ZERO).unwrap();
         assert!(!root.join("staging/7").exists());
     }
 

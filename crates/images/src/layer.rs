@@ -260,7 +260,7 @@ impl Inner {
 
     /// Waits for the disk and then takes the mark off the layers that were written before. Runs in
     /// the background; a crash before it is done costs another pull, and nothing else.
-    pub(crate) async fn settle(self: Arc<Self>) -> Result<(), Error> {
+    async fn settle(self: Arc<Self>) -> Result<(), Error> {
         let _alone = self.syncing.lock().await;
         let unsynced = |inner: &Self| -> Vec<Digest> {
             let state = inner.state();
@@ -285,9 +285,19 @@ impl Inner {
                     layer.synced = true;
                 }
             }
-            this.disk.sync()
+            Ok(())
         })
         .await
+    }
+
+    /// Runs [`Inner::settle`] where nobody waits for it.
+    pub(crate) fn settle_later(self: &Arc<Self>) {
+        let settling = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(error) = settling.settle().await {
+                tracing::warn!(%error, "layers may not be on the disk yet");
+            }
+        });
     }
 }
 

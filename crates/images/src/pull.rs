@@ -189,12 +189,7 @@ impl Inner {
         blocking(move || documents.iter().try_for_each(|(digest, text)| this.keep(digest, text)))
             .await?;
         let image = self.commit(record).await?;
-        let settling = Arc::clone(self);
-        tokio::spawn(async move {
-            if let Err(error) = settling.settle().await {
-                tracing::warn!(%error, "layers may not be on the disk yet");
-            }
-        });
+        self.settle_later();
         Ok(image)
     }
 

@@ -361,7 +361,10 @@ fn blob(state: &mut State, seen: &Seen, reference: &str) -> Response<Body> {
         range.map(|range| range["bytes=".len()..].trim_end_matches('-').parse::<usize>().unwrap());
     let rest = bytes.slice(from.unwrap_or(0)..);
     let status = if from.is_some() { 206 } else { 200 };
-    let (cut, stall) = (state.behaviour.cuts > 0, state.behaviour.stalls > 0);
+    // Configurations come whole; it is layers that break.
+    let is_layer = rest.len() > 4096;
+    let (cut, stall) =
+        (is_layer && state.behaviour.cuts > 0, is_layer && state.behaviour.stalls > 0);
     state.behaviour.cuts -= u32::from(cut);
     state.behaviour.stalls -= u32::from(stall);
     let response =
