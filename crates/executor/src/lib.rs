@@ -9,6 +9,7 @@
 //! ```
 
 mod failure;
+pub mod launch;
 pub mod plan;
 pub mod prepare;
 

@@ -1,0 +1,333 @@
+//! The way of a container's first process, from clone3 to the last stretch.
+//!
+//! ```text
+//!   PID namespace  user namespace
+//!   new, keeper's  -      one process: assembles, becomes, departs
+//!   new            yes    several: see `user`
+//!   keeper's       yes    one process: assembles, enters the user namespace, becomes, departs
+//!   joined         any    a maker outside the PID namespace assembles, enters all else, becomes,
+//!                         and sends a sibling with empty hands into it: see `entry`
+//! ```
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, Uid, fchown, fstat, openat};
+use rustix::io::{self, Errno, fcntl_dupfd_cloexec};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior, umask};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+use rustix::system::{setdomainname, sethostname};
+use rustix::termios::isatty;
+use rustix::thread::ThreadNameSpaceType;
+use serde::de::DeserializeOwned;
+use sys::clone::start_session;
+use sys::namespace::{enter, unshare};
+
+use super::entry::{Entry, close_descriptors, prologue, share_only};
+use super::identity::{Lock, assume, assume_root, write};
+use super::path::Owner;
+use super::terminal::Terminal;
+use super::tree::{Processes, Tree};
+use super::{node, report, user};
+use crate::failure::{During, Failure, Step};
+use crate::plan::{
+    Create, Handle, IdRange, Launch, Namespace, Placement, Plan, Process, Stdio, UserNamespace,
+};
+
+/// What every process of a launch works with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub(super) launch: &'a Launch,
+    pub(super) plan: &'a Plan,
+    pub(super) table: &'a [OwnedFd],
+    pub(super) report: &'a OwnedFd,
+    /// The keeper's procfs: the host's processes, and a `self` that no container can swap.
+    pub(super) procfs: BorrowedFd<'a>,
+}
+
+/// Where standard input, output and error come from.
+#[derive(Debug)]
+pub(super) enum Streams<'a> {
+    /// Three files.
+    Files([BorrowedFd<'a>; 3]),
+    /// The container's end of a terminal.
+    Terminal(OwnedFd),
+}
+
+/// Leaves behind what the keeper has set for itself.
+pub(super) fn quiet() {
+    // Files below /proc/PID belong to root then, and no core is written.
+    let _cannot_fail = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    sys::clone::reset_signals();
+    umask(Mode::empty());
+}
+
+/// Runs the process that was cloned for `launch`. Returns only on failure, or where it has made
+/// others that go on.
+pub(super) fn run(launch: &Launch, table: &[OwnedFd], report: &OwnedFd) -> Result<(), Failure> {
+    place(&launch.cgroup, table)?;
+    let procfs = open_procfs()?;
+    let plan: Plan = read_plan(launch.plan, table)?;
+    let context = Context { launch, plan: &plan, table, report, procfs: procfs.as_fd() };
+    join_namespaces(&context)?;
+    match (&launch.user, launch.namespaces.pid) {
+        (Some(user), Namespace::New) => user::run(&context, user),
+        (user, pid) => {
+            if launch.namespaces.cgroup == Namespace::New {
+                unshare(ThreadNameSpaceType::CONTROL_GROUP)
+                    .during_of(Step::NewNamespace, "cgroup")?;
+            }
+            let processes = match pid {
+                Namespace::Join(handle) => {
+                    Processes::Of(handle.of(table).during_of(Step::Handle, "pid")?)
+                }
+                Namespace::New | Namespace::Inherit => Processes::Own,
+            };
+            let streams = assemble(&context, processes)?;
+            if let Some(user) = user {
+                lock_in(user, table)?;
+            }
+            match pid {
+                Namespace::Join(_) => send(&plan.process, &streams, &context),
+                Namespace::New | Namespace::Inherit => depart(&plan.process, &streams, &context),
+            }
+        }
+    }
+}
+
+/// Moves the calling process into its v1 cgroups.
+pub(super) fn place(placement: &Placement, table: &[OwnedFd]) -> Result<(), Failure> {
+    let Placement::V1(files) = placement else { return Ok(()) };
+    for (index, handle) in files.iter().enumerate() {
+        let file = handle.of(table).during(Step::Placement)?;
+        // Zero is whoever writes.
+        io::retry_on_intr(|| io::write(file, b"0"))
+            .during_of(Step::Placement, &format!("hierarchy {index}"))?;
+    }
+    Ok(())
+}
+
+pub(super) fn open_procfs() -> Result<OwnedFd, Failure> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, c"/proc", flags, Mode::empty()).during(Step::Procfs)
+}
+
+pub(super) fn read_plan<T: DeserializeOwned>(
+    plan: Handle,
+    table: &[OwnedFd],
+) -> Result<T, Failure> {
+    let file = plan.of(table).during(Step::Plan)?;
+    let bytes = read_all(file).during(Step::Plan)?;
+    serde_json::from_slice(&bytes).map_err(|_| Failure::new(Step::Plan, Errno::BADMSG))
+}
+
+/// Reads a file from its beginning, wherever others have read it to.
+pub(super) fn read_all(file: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    let file = file.try_clone_to_owned().map_err(errno)?;
+    let _not_seekable = rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0));
+    let mut bytes = Vec::new();
+    File::from(file).read_to_end(&mut bytes).map_err(errno)?;
+    Ok(bytes)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
+fn errno(error: std::io::Error) -> Errno {
+    Errno::from_io_error(&error).unwrap_or(Errno::IO)
+}
+
+fn join_namespaces(context: &Context<'_>) -> Result<(), Failure> {
+    let spaces = &context.launch.namespaces;
+    let kinds = [
+        (spaces.net, ThreadNameSpaceType::NETWORK, "net"),
+        (spaces.ipc, ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION, "ipc"),
+        (spaces.uts, ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME, "uts"),
+        (spaces.cgroup, ThreadNameSpaceType::CONTROL_GROUP, "cgroup"),
+        // Of this one, later children become members, and not the caller.
+        (spaces.pid, ThreadNameSpaceType::PROCESS_ID, "pid"),
+    ];
+    for (space, kind, name) in kinds {
+        if let Namespace::Join(handle) = space {
+            let namespace = handle.of(context.table).during_of(Step::Handle, name)?;
+            enter(namespace, kind).during_of(Step::JoinNamespace, name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the container's tree and everything in it, and makes it the root. The caller is in the
+/// host's user namespace and in a mount namespace of its own.
+pub(super) fn assemble<'a>(
+    context: &Context<'a>,
+    processes: Processes<'_>,
+) -> Result<Streams<'a>, Failure> {
+    let &Context { launch, plan, table, procfs, .. } = context;
+    let owner = outside(launch.user.as_ref(), 0, 0)?;
+    let mut tree = Tree::begin(plan, table, owner)?;
+    let below = tree.below();
+    for mount in &plan.mounts {
+        tree.mount(mount, processes)?;
+    }
+    for device in &plan.devices {
+        node::device(&below, device, table)?;
+    }
+    for link in &plan.links {
+        node::link(&below, link)?;
+    }
+    for (name, value) in &plan.sysctls {
+        write(procfs, &format!("sys/{name}"), value.as_bytes()).during_of(Step::Sysctl, name)?;
+    }
+    name_host(plan)?;
+    let user = outside(launch.user.as_ref(), plan.process.uid, 0)?.uid;
+    let streams = match launch.stdio {
+        Stdio::Files(handles) => Streams::Files(files(handles, table, user)?),
+        Stdio::Terminal(window) => {
+            let terminal = Terminal::open(&below, procfs, window).during(Step::Terminal)?;
+            terminal.become_console(&below).during_of(Step::Terminal, "/dev/console")?;
+            give(terminal.slave.as_fd(), user);
+            report::terminal(context.report.as_fd(), terminal.master.as_fd())
+                .during(Step::Report)?;
+            Streams::Terminal(terminal.slave)
+        }
+    };
+    let cwd = &plan.process.cwd;
+    below.find_or_make(cwd, Create::Directory).during_of(Step::MakeWorkingDirectory, cwd)?;
+    tree.hide(plan)?;
+    tree.close(&plan.root)?;
+    tree.enter()?;
+    Ok(streams)
+}
+
+fn name_host(plan: &Plan) -> Result<(), Failure> {
+    if let Some(name) = &plan.hostname {
+        sethostname(name.as_bytes()).during_of(Step::Hostname, name)?;
+    }
+    if let Some(name) = &plan.domainname {
+        setdomainname(name.as_bytes()).during_of(Step::Hostname, name)?;
+    }
+    Ok(())
+}
+
+/// The container's `uid` and `gid` in the host's numbers.
+fn outside(user: Option<&UserNamespace>, uid: u32, gid: u32) -> Result<Owner, Failure> {
+    let Some(user) = user else { return Ok(Owner { uid, gid }) };
+    let unmapped = |id: u32| Failure::of(Step::MapIds, id.to_string(), Errno::OVERFLOW);
+    Ok(Owner {
+        uid: IdRange::outside_of(&user.uids, uid).ok_or_else(|| unmapped(uid))?,
+        gid: IdRange::outside_of(&user.gids, gid).ok_or_else(|| unmapped(gid))?,
+    })
+}
+
+/// The container's `uid` in the host's numbers, for what is done before the namespace is entered.
+pub(super) fn outside_uid(user: Option<&UserNamespace>, uid: u32) -> Result<u32, Failure> {
+    Ok(outside(user, uid, 0)?.uid)
+}
+
+/// The files that become the standard streams, given to `user`.
+pub(super) fn files<'a>(
+    handles: [Handle; 3],
+    table: &'a [OwnedFd],
+    user: u32,
+) -> Result<[BorrowedFd<'a>; 3], Failure> {
+    let file = |handle: Handle| handle.of(table).during_of(Step::Handle, "the standard streams");
+    let files = [file(handles[0])?, file(handles[1])?, file(handles[2])?];
+    for file in files {
+        give(file, user);
+    }
+    Ok(files)
+}
+
+/// Gives a pipe, a socket or a terminal to `user`, so that it can be opened again by its name in
+/// /proc/self/fd. Where that is not ours to do it stays as it is.
+pub(super) fn give(file: BorrowedFd<'_>, user: u32) {
+    let Ok(stat) = fstat(file) else { return };
+    let ours = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Fifo | FileType::Socket => true,
+        FileType::CharacterDevice => isatty(file),
+        _ => false,
+    };
+    if ours && stat.st_uid != user {
+        let _not_ours = fchown(file, Some(Uid::from_raw(user)), None);
+    }
+}
+
+/// Enters the user namespace, and a copy of the mount namespace that it owns: what was mounted from
+/// outside is locked in that.
+pub(super) fn lock_in(user: &UserNamespace, table: &[OwnedFd]) -> Result<(), Failure> {
+    let namespace = user.namespace.of(table).during_of(Step::Handle, "user")?;
+    enter(namespace, ThreadNameSpaceType::USER).during_of(Step::JoinNamespace, "user")?;
+    assume_root();
+    unshare(ThreadNameSpaceType::MOUNT).during_of(Step::NewNamespace, "mnt")
+}
+
+/// Goes the last stretch.
+pub(super) fn depart(
+    process: &Process,
+    streams: &Streams<'_>,
+    context: &Context<'_>,
+) -> Result<(), Failure> {
+    install(streams).during(Step::Stdio)?;
+    let terminal = matches!(streams, Streams::Terminal(_));
+    start_session(terminal, 0).during(Step::Session)?;
+    assume(process, context.procfs)?;
+    let lock = Lock::of(process, context.table, &[])?;
+    let entry = Entry::lay_out(process, terminal, 0)?;
+    let executable = executable(process, context.table)?;
+    close_descriptors(context.report, executable).during(Step::Stdio)?;
+    entry.depart(&lock)
+}
+
+/// Sends a sibling the last stretch, into the PID namespace that was joined for children.
+pub(super) fn send(
+    process: &Process,
+    streams: &Streams<'_>,
+    context: &Context<'_>,
+) -> Result<(), Failure> {
+    let Context { table, report, procfs, .. } = *context;
+    dispatch(process, streams, table, report, procfs)
+}
+
+/// [`send`] for a process that has no launch.
+pub(super) fn dispatch(
+    process: &Process,
+    streams: &Streams<'_>,
+    table: &[OwnedFd],
+    report: &OwnedFd,
+    procfs: BorrowedFd<'_>,
+) -> Result<(), Failure> {
+    install(streams).during(Step::Stdio)?;
+    assume(process, procfs)?;
+    let mark = random().during(Step::Memory)?;
+    let lock = Lock::of(process, table, &prologue(mark))?;
+    let entry = Entry::lay_out(process, matches!(streams, Streams::Terminal(_)), mark)?;
+    share_only(entry, procfs).during(Step::Memory)?;
+    let executable = executable(process, table)?;
+    close_descriptors(report, executable).during(Step::Stdio)?;
+    entry.send(&lock)
+}
+
+fn executable<'a>(
+    process: &Process,
+    table: &'a [OwnedFd],
+) -> Result<Option<BorrowedFd<'a>>, Failure> {
+    process.executable.map(|handle| handle.of(table).during(Step::Execute)).transpose()
+}
+
+fn install(streams: &Streams<'_>) -> io::Result<()> {
+    let sources = match streams {
+        Streams::Files(files) => *files,
+        Streams::Terminal(slave) => [slave.as_fd(); 3],
+    };
+    // Above what they are about to replace.
+    let above = |file: BorrowedFd<'_>| fcntl_dupfd_cloexec(file, 3);
+    let [input, output, error] = [above(sources[0])?, above(sources[1])?, above(sources[2])?];
+    dup2_stdin(input)?;
+    dup2_stdout(output)?;
+    dup2_stderr(error)
+}
+
+fn random() -> io::Result<usize> {
+    let mut bytes = [0_u8; size_of::<usize>()];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(usize::from_ne_bytes(bytes))
+}

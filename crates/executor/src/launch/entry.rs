@@ -1,0 +1,391 @@
+//! The last stretch: from the gate into the container's program.
+//!
+//! Everything that it needs lies in one mapping, so that it can be run by a process that was born
+//! with that mapping and little else. A process that enters a PID namespace in which a hostile
+//! container already lives is seen there before it executes its program, and CAP_SYS_PTRACE opens
+//! its memory (process_vm_readv(2)) and its /proc/PID/root however undumpable it is. So it enters
+//! with nothing worth having: the process that makes it has joined everything else, closed its
+//! descriptors, given up its privileges and loaded its filter before, and withholds all memory from
+//! it but this mapping, a stack, the program's code, and the page of the thread's control block.
+
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::ptr::{self, NonNull};
+
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::{self, Errno, fcntl_dupfd_cloexec};
+use sys::clone::{
+    SIBLING_FLAGS, clone_sibling_onto, close_from, execute, execute_file, exit, renumber,
+    start_session,
+};
+use sys::memory::{Region, thread_control_span, withhold};
+use sys::seccomp::Instruction;
+
+use super::child::read_all;
+use super::identity::Lock;
+use super::report;
+use crate::failure::{During, Failure, Step};
+use crate::plan::Process;
+
+/// Where a program is looked for in a container whose environment has no PATH.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The descriptor by which the process reports and is let go.
+const GATE: u32 = 3;
+/// The descriptor of a program that is executed without a name.
+const EXECUTABLE: u32 = 4;
+
+/// Enough for the calls below [`enter`], in unoptimised builds too.
+const STACK: usize = 64 * 1024;
+
+/// Everything that the last stretch needs. The pointers point into the mapping it lies in.
+#[derive(Debug)]
+#[repr(C)]
+pub(super) struct Entry {
+    /// Ways to the program, in the order of trial; ends with a null pointer.
+    candidates: *const *const c_char,
+    arguments: *const *const c_char,
+    environment: *const *const c_char,
+    /// What failures call the program.
+    name: *const u8,
+    name_length: usize,
+    /// Whether the program was looked for in PATH.
+    searched: bool,
+    /// Whether it is the open file at [`EXECUTABLE`].
+    by_descriptor: bool,
+    /// Whether standard input is its terminal.
+    terminal: bool,
+    /// What tells its own system calls from the container's.
+    mark: usize,
+    /// Of the whole mapping, whose end is a stack.
+    length: usize,
+}
+
+impl Entry {
+    /// Lays out the mapping for a process. Its address holds for ever.
+    pub(super) fn lay_out(
+        process: &Process,
+        terminal: bool,
+        mark: usize,
+    ) -> Result<&'static Self, Failure> {
+        let name = process.args.first().map_or("", String::as_str);
+        if name.is_empty() && process.executable.is_none() {
+            return Err(Failure::of(Step::Execute, "", Errno::INVAL));
+        }
+        let (candidates, searched) = candidates(name, &process.env);
+        let lists = [&candidates, &process.args, &process.env];
+        // A string with a zero byte cannot be passed on.
+        let lists = lists.map(|list| {
+            list.iter().map(|text| CString::new(text.as_str())).collect::<Result<Vec<_>, _>>()
+        });
+        let [candidates, arguments, environment] = lists;
+        let invalid = |_| Failure::of(Step::Execute, name, Errno::INVAL);
+        let lists = [
+            candidates.map_err(invalid)?,
+            arguments.map_err(invalid)?,
+            environment.map_err(invalid)?,
+        ];
+        let pointers: usize = lists.iter().map(|list| list.len() + 1).sum();
+        let text: usize = lists.iter().flatten().map(|text| text.as_bytes_with_nul().len()).sum();
+        let head = size_of::<Self>();
+        let length = head + pointers * size_of::<usize>() + text + name.len() + STACK;
+        let mut region = Region::new(length).during(Step::Memory)?;
+        let region_length = region.length();
+        let start = region.start().as_ptr() as usize;
+        let bytes = region.bytes();
+
+        let (mut pointer_at, mut text_at) = (head, head + pointers * size_of::<usize>());
+        let mut starts = [ptr::null(); 3];
+        for (list, list_start) in lists.iter().zip(&mut starts) {
+            *list_start = (start + pointer_at) as *const *const c_char;
+            for text in list {
+                let text = text.as_bytes_with_nul();
+                bytes[pointer_at..][..size_of::<usize>()]
+                    .copy_from_slice(&(start + text_at).to_ne_bytes());
+                bytes[text_at..][..text.len()].copy_from_slice(text);
+                pointer_at += size_of::<usize>();
+                text_at += text.len();
+            }
+            // The mapping is zeroes: the null pointer is there already.
+            pointer_at += size_of::<usize>();
+        }
+        bytes[text_at..][..name.len()].copy_from_slice(name.as_bytes());
+        let [candidates, arguments, environment] = starts;
+        let entry = Self {
+            candidates,
+            arguments,
+            environment,
+            name: (start + text_at) as *const u8,
+            name_length: name.len(),
+            searched,
+            by_descriptor: process.executable.is_some(),
+            terminal,
+            mark,
+            length: region_length,
+        };
+        let place = region.start().cast::<Self>();
+        // SAFETY: the mapping begins on a page, has room for an Entry there that nothing else was
+        // written to, and is never unmapped.
+        #[expect(unsafe_code, reason = "the mapping is known by its address")]
+        unsafe {
+            place.write(entry);
+        }
+        // SAFETY: the Entry was just written, and nothing writes there again.
+        #[expect(unsafe_code, reason = "the mapping is known by its address")]
+        unsafe {
+            Ok(place.as_ref())
+        }
+    }
+
+    fn name(&self) -> &[u8] {
+        // SAFETY: name and length were taken from the mapping that `self` lies in.
+        #[expect(unsafe_code, reason = "the mapping is known by its address")]
+        unsafe {
+            std::slice::from_raw_parts(self.name, self.name_length)
+        }
+    }
+
+    /// Says that it waits, waits, closes the lock, executes. The process becomes the program, or
+    /// ends.
+    pub(super) fn depart(&self, lock: &Lock) -> ! {
+        let gate = gate();
+        if report::waiting(gate).is_err() {
+            exit(1);
+        }
+        self.pass(gate, || lock.close())
+    }
+
+    /// Makes the process that departs: a sibling in the PID namespace that was joined for children,
+    /// with nothing of the caller's memory. The caller ends.
+    /// [`share_only`] goes before it.
+    pub(super) fn send(&'static self, lock: &Lock) -> ! {
+        let gate = gate();
+        if let Err((step, errno)) = lock.close() {
+            report::failed(gate, step, b"", errno);
+            exit(1);
+        }
+        let argument = ptr::from_ref(self).cast_mut().cast::<c_void>();
+        let Some(top) = NonNull::new(argument.wrapping_byte_add(self.length)) else { exit(1) };
+        // SAFETY: the last STACK bytes of the mapping are used for nothing else, and `enter` runs
+        // within them; `argument` is an Entry in a mapping that is never unmapped nor withheld.
+        #[expect(unsafe_code, reason = "the process runs on a stack of its own")]
+        let born = unsafe { clone_sibling_onto(top, enter, argument, self.mark) };
+        let told = born
+            .map_err(|errno| report::failed(gate, Step::Clone, b"", errno))
+            .map(|pid| report::born(gate, pid).and_then(|()| report::waiting(gate)));
+        exit(if matches!(told, Ok(Ok(()))) { 0 } else { 1 })
+    }
+
+    /// Waits at the gate and executes. Uses no heap.
+    fn pass(&self, gate: BorrowedFd<'_>, last: impl FnOnce() -> Result<(), (Step, Errno)>) -> ! {
+        if !report::wait(gate) {
+            // The keeper is gone, or has thought better of it.
+            exit(1);
+        }
+        if let Err((step, errno)) = last() {
+            report::failed(gate, step, b"", errno);
+            exit(1);
+        }
+        let (step, errno) = self.execute();
+        report::failed(gate, step, self.name(), errno);
+        exit(1)
+    }
+
+    fn execute(&self) -> (Step, Errno) {
+        if self.by_descriptor {
+            let file = numbered(EXECUTABLE);
+            // SAFETY: the arrays are as `lay_out` made them.
+            #[expect(unsafe_code, reason = "execveat(2) takes pointers")]
+            return (Step::Execute, unsafe {
+                execute_file(file, self.arguments, self.environment)
+            });
+        }
+        let mut refused = None;
+        let mut next = self.candidates;
+        loop {
+            // SAFETY: `next` is within the array, which ends with a null pointer.
+            #[expect(unsafe_code, reason = "the array is known by its address")]
+            let candidate = unsafe { next.read() };
+            if candidate.is_null() {
+                break;
+            }
+            // SAFETY: `candidate` and the arrays are as `lay_out` made them.
+            #[expect(unsafe_code, reason = "execve(2) takes pointers")]
+            let errno = unsafe { execute(candidate, self.arguments, self.environment) };
+            match errno {
+                _ if !self.searched => return (Step::Execute, errno),
+                Errno::NOENT | Errno::NOTDIR => {}
+                Errno::ACCESS => refused = Some(errno),
+                _ => return (Step::Execute, errno),
+            }
+            next = next.wrapping_add(1);
+        }
+        match refused {
+            Some(errno) => (Step::Execute, errno),
+            None => (Step::FindProgram, Errno::NOENT),
+        }
+    }
+}
+
+/// Where the new process begins, on its own stack, in memory with holes where the rest was.
+extern "C" fn enter(entry: *mut c_void) -> c_int {
+    // SAFETY: `send` passes an Entry in a mapping that this process has a copy of.
+    #[expect(unsafe_code, reason = "clone(2) passes a pointer")]
+    let entry = unsafe { &*entry.cast::<Entry>() };
+    entry.pass(gate(), || {
+        start_session(entry.terminal, entry.mark).map_err(|errno| (Step::Session, errno))
+    })
+}
+
+/// The ways to `name`, and whether it was looked for in the PATH of `environment`.
+fn candidates(name: &str, environment: &[String]) -> (Vec<String>, bool) {
+    if name.contains('/') || name.is_empty() {
+        return (vec![name.to_owned()], false);
+    }
+    let path = environment.iter().rev().find_map(|entry| entry.strip_prefix("PATH="));
+    let path = path.unwrap_or(DEFAULT_PATH);
+    let ways = path.split(':').map(|directory| match directory {
+        "" => format!("./{name}"),
+        directory => format!("{}/{name}", directory.trim_end_matches('/')),
+    });
+    (ways.collect(), true)
+}
+
+/// Closes every descriptor but the standard streams, the report's (at [`GATE`]) and the program's.
+/// Whatever owned one must not be used or dropped after this.
+pub(super) fn close_descriptors(
+    report: &OwnedFd,
+    executable: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    const HIGH: RawFd = 8;
+    let gate = fcntl_dupfd_cloexec(report, HIGH)?;
+    let executable = executable.map(|file| fcntl_dupfd_cloexec(file, HIGH)).transpose()?;
+    // SAFETY: nothing returns from here but into the last stretch, which knows descriptors by their
+    // numbers and ends the process without running a destructor.
+    #[expect(unsafe_code, reason = "descriptors have owners")]
+    unsafe {
+        renumber(gate.as_fd(), GATE)?;
+    }
+    let mut first = GATE + 1;
+    if let Some(executable) = &executable {
+        // SAFETY: as above.
+        #[expect(unsafe_code, reason = "descriptors have owners")]
+        unsafe {
+            renumber(executable.as_fd(), EXECUTABLE)?;
+        }
+        first = EXECUTABLE + 1;
+    }
+    std::mem::forget((gate, executable));
+    // SAFETY: as above.
+    #[expect(unsafe_code, reason = "descriptors have owners")]
+    unsafe {
+        close_from(first)
+    }
+}
+
+fn gate() -> BorrowedFd<'static> {
+    numbered(GATE)
+}
+
+fn numbered(number: u32) -> BorrowedFd<'static> {
+    // SAFETY: after `close_descriptors` the number means its file until the process ends.
+    #[expect(unsafe_code, reason = "the descriptor is known by its number")]
+    unsafe {
+        BorrowedFd::borrow_raw(number as RawFd)
+    }
+}
+
+/// Withholds from processes made from now on all memory but the mapping of `entry`, files that are
+/// mapped (code, constants, initialised data), the kernel's own pages and the thread's control
+/// block.
+pub(super) fn share_only(entry: &Entry, procfs: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let maps = openat(procfs, c"self/maps", flags, Mode::empty())?;
+    let maps = String::from_utf8(read_all(maps.as_fd())?).map_err(|_| Errno::ILSEQ)?;
+    let start = ptr::from_ref(entry) as usize;
+    let mut kept = [(start, start + entry.length), thread_control_span()];
+    kept.sort_unstable();
+    for (mut from, end) in maps.lines().filter_map(anonymous_span) {
+        // Neighbouring mappings of one kind are one line: what is kept is cut out of it.
+        for (kept_start, kept_end) in kept {
+            if kept_end > from && kept_start < end {
+                hide(from, kept_start)?;
+                from = kept_end;
+            }
+        }
+        hide(from, end)?;
+    }
+    Ok(())
+}
+
+fn hide(from: usize, to: usize) -> io::Result<()> {
+    if from >= to {
+        return Ok(());
+    }
+    // SAFETY: the one process that is made after this is that of `Entry::send`, which runs on the
+    // mapping of its entry: `enter` and what it calls use no heap, no static that the program
+    // writes, and no stack but that one.
+    #[expect(unsafe_code, reason = "new processes lose memory")]
+    unsafe {
+        withhold(from, to)
+    }
+}
+
+/// Start and end of a line of /proc/PID/maps, where no file and nothing of the kernel's is mapped.
+fn anonymous_span(line: &str) -> Option<(usize, usize)> {
+    let mut fields = line.split_ascii_whitespace();
+    let (start, end) = fields.next()?.split_once('-')?;
+    if let Some(name) = fields.nth(4)
+        && (name.starts_with('/') || name.starts_with("[v"))
+    {
+        return None;
+    }
+    Some((usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?))
+}
+
+/// What goes before a filter that is loaded ahead of [`Entry::send`]: it lets through, whatever the
+/// filter says of them, the three calls that the process makes afterwards on its own behalf, and
+/// those only if they bear `mark` in their fourth argument. None of them gives a program that
+/// learned of the mark anything worth having.
+pub(super) fn prologue(mark: usize) -> Vec<Instruction> {
+    const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
+    const JUMP_IF_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
+    const RETURN: u16 = 0x06; // BPF_RET | BPF_K
+    const ALLOW: u32 = 0x7fff_0000; // SECCOMP_RET_ALLOW
+    // Offsets in struct seccomp_data; little endian, as all machines that we run on.
+    const NUMBER: u32 = 0;
+    const ARCHITECTURE: u32 = 4;
+    let argument = |index: u32| 16 + 8 * index;
+    let load = |offset| Instruction { code: LOAD, jump_true: 0, jump_false: 0, operand: offset };
+    let equal = |operand, jump_true, jump_false| Instruction {
+        code: JUMP_IF_EQUAL,
+        jump_true,
+        jump_false,
+        operand,
+    };
+    let mark = mark as u64;
+    vec![
+        load(ARCHITECTURE),
+        equal(NATIVE_ARCHITECTURE, 0, 13),
+        load(NUMBER),
+        equal(libc::SYS_setsid as u32, 6, 0),
+        equal(libc::SYS_clone as u32, 0, 2),
+        load(argument(0)),
+        equal(SIBLING_FLAGS, 3, 8),
+        equal(libc::SYS_ioctl as u32, 0, 7),
+        load(argument(1)),
+        equal(libc::TIOCSCTTY as u32, 0, 5),
+        load(argument(3)),
+        equal(mark as u32, 0, 3),
+        load(argument(3) + 4),
+        equal((mark >> 32) as u32, 0, 1),
+        Instruction { code: RETURN, jump_true: 0, jump_false: 0, operand: ALLOW },
+    ]
+}
+
+/// AUDIT_ARCH_* of the machine that this is compiled for.
+#[cfg(target_arch = "x86_64")]
+const NATIVE_ARCHITECTURE: u32 = 0xc000_003e;
+/// AUDIT_ARCH_* of the machine that this is compiled for.
+#[cfg(target_arch = "aarch64")]
+const NATIVE_ARCHITECTURE: u32 = 0xc000_00b7;

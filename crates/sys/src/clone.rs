@@ -1,0 +1,257 @@
+//! Making processes the way a container needs it (clone3(2), clone(2)), and executing programs.
+
+use std::ffi::{c_char, c_int, c_long, c_void};
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+
+use rustix::io::{self, Errno};
+use rustix::process::Pid;
+use rustix::thread::ThreadNameSpaceType;
+
+use crate::fork::Child;
+
+/// libc's constant of this name overflows its type.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
+/// What a process is born with.
+#[derive(Debug, Clone, Copy)]
+pub struct Birth<'fd> {
+    /// The kinds of namespaces that are made for it.
+    pub namespaces: ThreadNameSpaceType,
+    /// The cgroup v2 directory that it is born in; none is its maker's.
+    pub cgroup: Option<BorrowedFd<'fd>>,
+    /// Whether it becomes its maker's sibling: the child of its maker's parent (CLONE_PARENT).
+    pub sibling: bool,
+}
+
+impl Default for Birth<'_> {
+    fn default() -> Self {
+        Self { namespaces: ThreadNameSpaceType::empty(), cgroup: None, sibling: false }
+    }
+}
+
+/// Makes a process that runs `body` on a copy of the caller's memory and exits with the code that
+/// it returns (101 where it panics). A sibling is reaped by the caller's parent, which learns of its end as of the
+/// caller's own; a child's end is announced by SIGCHLD.
+///
+/// # Safety
+/// The calling process has one thread, or `body` does nothing but system calls: whatever another
+/// thread has locked, the heap included, stays locked in the copy for ever.
+///
+/// # Errors
+/// What clone3(2) says.
+#[expect(unsafe_code, reason = "clone3(2) has no wrapper")]
+pub unsafe fn clone(birth: Birth<'_>, body: impl FnOnce() -> u8) -> io::Result<Child> {
+    let mut pidfd: RawFd = -1;
+    // SAFETY: the struct has integers only, for which zero is a value.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = u64::from(birth.namespaces.bits()) | libc::CLONE_PIDFD as u64;
+    args.pidfd = (&raw mut pidfd) as u64;
+    if birth.sibling {
+        args.flags |= libc::CLONE_PARENT as u64;
+    } else {
+        args.exit_signal = libc::SIGCHLD as u64;
+    }
+    if let Some(cgroup) = birth.cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
+    }
+    // SAFETY: `args` is a live block of the size passed, `pidfd` a live int that the kernel fills
+    // in for the parent. No stack and no CLONE_VM: the new process goes on with a copy of all
+    // memory, which the caller has promised to be consistent.
+    let result =
+        unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    if result == 0 {
+        exit(catch_unwind(AssertUnwindSafe(body)).unwrap_or(101));
+    }
+    let pid = pid_of(result)?;
+    // SAFETY: the kernel has stored a new descriptor there; nothing else knows it.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Child { pid, pidfd })
+}
+
+/// The flags of [`clone_sibling_onto`], as a system call filter sees them in the first argument.
+pub const SIBLING_FLAGS: u32 = (libc::CLONE_PARENT | libc::SIGCHLD) as u32;
+
+/// Makes a sibling of the caller that runs `entry(argument)` on a stack of its own and exits with
+/// what that returns. `mark` is passed where the kernel looks at nothing (the fourth argument,
+/// among others), so that a system call filter can tell this call from all others.
+///
+/// # Safety
+/// `stack_top` is the upper end of a writable mapping that only the new process uses as a stack and
+/// that is long enough for `entry`; `argument` is what `entry` expects, in memory that the new
+/// process has a copy of.
+///
+/// # Errors
+/// What clone(2) says.
+#[expect(unsafe_code, reason = "clone(2) has no safe wrapper")]
+pub unsafe fn clone_sibling_onto(
+    stack_top: NonNull<c_void>,
+    entry: extern "C" fn(*mut c_void) -> c_int,
+    argument: *mut c_void,
+    mark: usize,
+) -> io::Result<Pid> {
+    // SAFETY: stack, entry and argument are as the caller has promised; without CLONE_VM the new
+    // process has a copy of memory, and the three marks are ignored without flags that use them.
+    let result = unsafe {
+        libc::clone(
+            entry,
+            stack_top.as_ptr(),
+            SIBLING_FLAGS as c_int,
+            argument,
+            mark as *mut c_void,
+            mark as *mut c_void,
+            mark as *mut c_void,
+        )
+    };
+    pid_of(c_long::from(result))
+}
+
+/// Ends the process at once: no destructor, no handler, nothing written.
+#[expect(unsafe_code, reason = "exit handlers are those of the process it was copied from")]
+pub fn exit(code: u8) -> ! {
+    // SAFETY: ends this process without running anything of it.
+    unsafe { libc::_exit(c_int::from(code)) }
+}
+
+/// Replaces the process by the program at `path`. Returns only on failure.
+///
+/// # Safety
+/// `path` points to a string that ends with a zero byte, `arguments` and `environment` to arrays of
+/// such that end with a null pointer.
+#[expect(unsafe_code, reason = "rustix keeps execve(2) to itself")]
+pub unsafe fn execute(
+    path: *const c_char,
+    arguments: *const *const c_char,
+    environment: *const *const c_char,
+) -> Errno {
+    // SAFETY: the pointers are as execve(2) wants them, as the caller has promised.
+    unsafe { libc::execve(path, arguments, environment) };
+    last_errno()
+}
+
+/// Replaces the process by an open file. Returns only on failure.
+///
+/// # Safety
+/// As for [`execute`].
+#[expect(unsafe_code, reason = "rustix keeps execveat(2) to itself")]
+pub unsafe fn execute_file(
+    file: BorrowedFd<'_>,
+    arguments: *const *const c_char,
+    environment: *const *const c_char,
+) -> Errno {
+    // SAFETY: the path is an empty string; the arrays are as the caller has promised.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            arguments,
+            environment,
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    last_errno()
+}
+
+/// Starts a session, and makes standard input its terminal if `terminal`. `mark` is passed where
+/// the kernel looks at nothing (the fourth argument), as in [`clone_sibling_onto`].
+///
+/// # Errors
+/// What setsid(2) and ioctl_tty(2) say.
+#[expect(unsafe_code, reason = "rustix passes no more arguments than a call has")]
+pub fn start_session(terminal: bool, mark: usize) -> io::Result<()> {
+    // SAFETY: setsid takes no arguments; registers beyond those are not looked at.
+    let result = unsafe { libc::syscall(libc::SYS_setsid, mark, mark, mark, mark) };
+    check(result)?;
+    if terminal {
+        // SAFETY: TIOCSCTTY takes an integer; the fourth register is not looked at.
+        let result = unsafe { libc::syscall(libc::SYS_ioctl, 0, libc::TIOCSCTTY, 0, mark) };
+        check(result)?;
+    }
+    Ok(())
+}
+
+/// Gives every signal its default effect and blocks none, whatever the process was started with.
+#[expect(unsafe_code, reason = "rustix leaves dispositions to the C library")]
+pub fn reset_signals() {
+    for number in 1..=64 {
+        // The kernel's own call: the C library hides the two signals that it uses itself. Nothing
+        // but zeroes is SIG_DFL, no flags, no mask.
+        let default = [0_u64; 4];
+        // SAFETY: `default` is at least as long as the kernel's struct sigaction without its mask
+        // plus the 8 bytes of mask that the size argument names, and lives over the call.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                number,
+                default.as_ptr(),
+                std::ptr::null::<u64>(),
+                8_usize,
+            )
+        };
+    }
+    let none = 0_u64;
+    // SAFETY: `none` is a signal set of the 8 bytes that the size argument names.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const none,
+            std::ptr::null::<u64>(),
+            8_usize,
+        )
+    };
+}
+
+/// Closes every descriptor from `first` on, whoever believes to own it: for a process that is about
+/// to execute a program.
+///
+/// # Safety
+/// No owner of such a descriptor is used or dropped any more.
+///
+/// # Errors
+/// What close_range(2) says.
+#[expect(unsafe_code, reason = "it closes descriptors that have owners")]
+pub unsafe fn close_from(first: u32) -> io::Result<()> {
+    // SAFETY: closes descriptors only, and the caller has promised that nobody misses them.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) })
+}
+
+/// Closes the copy that a process made by [`clone`] has of a descriptor of its maker's.
+///
+/// # Safety
+/// The calling process is such a copy, and never returns to the code that owns `file`.
+#[expect(unsafe_code, reason = "it closes a descriptor that has an owner")]
+pub unsafe fn close_copy(file: &OwnedFd) {
+    // SAFETY: the owner is part of a copy of the maker that never runs, as the caller promises.
+    unsafe { io::close(file.as_raw_fd()) }
+}
+
+/// Gives a file the descriptor `number`, close-on-exec, in place of whatever had it.
+///
+/// # Safety
+/// No owner of descriptor `number` is used or dropped any more.
+///
+/// # Errors
+/// What dup3(2) says: `EINVAL` where the file has that number already.
+#[expect(unsafe_code, reason = "it closes a descriptor that may have an owner")]
+pub unsafe fn renumber(file: BorrowedFd<'_>, number: u32) -> io::Result<()> {
+    // SAFETY: replaces one descriptor, and the caller has promised that nobody misses it.
+    check(unsafe { libc::syscall(libc::SYS_dup3, file.as_raw_fd(), number, libc::O_CLOEXEC) })
+}
+
+fn pid_of(result: c_long) -> io::Result<Pid> {
+    check(result)?;
+    i32::try_from(result).ok().and_then(Pid::from_raw).ok_or(Errno::CHILD)
+}
+
+pub(crate) fn check(result: c_long) -> io::Result<()> {
+    if result >= 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
