@@ -68,11 +68,12 @@ impl Overlay<'_> {
         if let Some(relative) = self.paths().find(|path| !path.is_absolute()) {
             return Err(Error::spec("root", format!("{relative:?} is not an absolute path")));
         }
+        let mut trees = Trees { id_map: self.id_map, cloned: Vec::new() };
         if let Some(directory) = self.writable {
-            self.make_writable(directory)?;
+            self.make_writable(directory, &mut trees)?;
         }
         match way {
-            OverlayWay::Descriptors => self.by_descriptors(),
+            OverlayWay::Descriptors => self.by_descriptors(trees),
             OverlayWay::Paths if self.plain() => self.by_paths(),
             OverlayWay::Paths | OverlayWay::Attached => attached::mount(self),
         }
@@ -84,9 +85,8 @@ impl Overlay<'_> {
 
     /// Makes `upper` and `work`. The upper directory is the root that the container sees: it takes
     /// owner and permissions from the root of the image's topmost layer.
-    fn make_writable(&self, directory: &Path) -> Result<(), Error> {
+    fn make_writable(&self, directory: &Path, trees: &mut Trees<'_>) -> Result<(), Error> {
         let Some(top) = self.layers.last() else { return Ok(()) };
-        let mut trees = Trees { id_map: self.id_map, cloned: Vec::new() };
         let top_stat = rustix::fs::fstat(trees.open(top)?).map_err(Error::path("look at", top))?;
         let upper = directory.join("upper");
         for path in [&upper, &directory.join("work")] {
@@ -113,9 +113,8 @@ impl Overlay<'_> {
         self.id_map.is_none() && self.subdir.is_none() && self.paths().all(whole)
     }
 
-    fn by_descriptors(&self) -> Result<OwnedFd, Error> {
+    fn by_descriptors(&self, mut trees: Trees<'_>) -> Result<OwnedFd, Error> {
         let context = self.context()?;
-        let mut trees = Trees { id_map: self.id_map, cloned: Vec::new() };
         for layer in self.layers.iter().rev() {
             self.set_fd(&context, "lowerdir+", &trees.open(layer)?)?;
         }
@@ -307,7 +306,7 @@ fn try_way(directory: &Path, way: OverlayWay) -> Result<(), Error> {
     }
     // The newest thing asked of descriptors: layers on a detached mount. An id map would ask for a
     // user namespace that nobody has yet.
-    overlay.make_writable(directory)?;
+    overlay.make_writable(directory, &mut Trees { id_map: None, cloned: Vec::new() })?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = rustix::mount::open_tree(CWD, directory, flags)
         .map_err(Error::path("clone the mount of", directory))?;
