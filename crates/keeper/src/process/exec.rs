@@ -1,0 +1,127 @@
+//! One more process in a container, seen from the keeper. Its streams are the daemon's own.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use executor::launch::{Progress, Spawning, spawn_exec};
+use executor::plan::ExecLaunch;
+use executor::{Failure, Step};
+use model::ContainerId;
+
+use crate::process::connection::Asker;
+use crate::process::container::{Due, reap};
+use crate::process::poller::{Kind, Poller, Token};
+use crate::process::streams::duplicate;
+use crate::protocol::{ExecStatus, ExitStatus, Refusal, Reply};
+
+/// An exec.
+#[derive(Debug)]
+pub(crate) struct Exec {
+    serial: u32,
+    container: ContainerId,
+    spawning: Option<Spawning>,
+    asker: Option<Asker>,
+    pid: u32,
+    pidfd: Option<OwnedFd>,
+    terminal: Option<OwnedFd>,
+    /// The daemon was told that it runs, and must be told that it does not any more.
+    executed: bool,
+}
+
+impl Exec {
+    /// Begins to make the process.
+    pub(crate) fn start(
+        serial: u32,
+        container: ContainerId,
+        launch: &ExecLaunch,
+        table: Vec<OwnedFd>,
+        hands: (Asker, &Poller),
+    ) -> Result<Self, Refusal> {
+        let (asker, poller) = hands;
+        let spawning = spawn_exec(launch, table).map_err(Refusal::Launch)?;
+        poller
+            .readable(spawning.as_fd(), Token::new(Kind::ExecLaunch, serial))
+            .map_err(|errno| Refusal::Launch(Failure::new(Step::Clone, errno)))?;
+        Ok(Self {
+            serial,
+            container,
+            spawning: Some(spawning),
+            asker: Some(asker),
+            pid: 0,
+            pidfd: None,
+            terminal: None,
+            executed: false,
+        })
+    }
+
+    /// The child says how far it is.
+    pub(crate) fn on_launch(&mut self, poller: &Poller) -> Option<Due> {
+        let mut due = None;
+        let mut spawning = self.spawning.take()?;
+        poller.ignore(spawning.as_fd());
+        loop {
+            match spawning.advance() {
+                Progress::Pending => {
+                    let token = Token::new(Kind::ExecLaunch, self.serial);
+                    if poller.readable(spawning.as_fd(), token).is_err() {
+                        spawning.kill();
+                    }
+                    self.spawning = Some(spawning);
+                    return due;
+                }
+                Progress::Waiting(waiting) => {
+                    self.pid = waiting.pid.as_raw_nonzero().get().unsigned_abs();
+                    let token = Token::new(Kind::ExecEnd, self.serial);
+                    if poller.readable(&waiting.pidfd, token).is_err() {
+                        spawning.kill();
+                    }
+                    self.pidfd = Some(waiting.pidfd);
+                    self.terminal = waiting.terminal;
+                }
+                Progress::Executed => due = self.answer_executing().or(due),
+                Progress::Failed(failure) => {
+                    due = self.answer(Err(Refusal::Launch(failure))).or(due)
+                }
+                Progress::Done => return due,
+            }
+        }
+    }
+
+    fn answer_executing(&mut self) -> Option<Due> {
+        let copy = self.pidfd.as_ref().and_then(|pidfd| duplicate(pidfd).ok());
+        let Some(copy) = copy else {
+            let refused = Refusal::kernel("hand over the process")(rustix::io::Errno::MFILE);
+            return self.answer(Err(refused));
+        };
+        let fds = std::iter::once(copy).chain(self.terminal.take()).collect();
+        let asker = self.asker.take()?;
+        self.executed = true;
+        Some((asker, Ok(Reply::Executing { exec: self.serial, pid: self.pid }), fds))
+    }
+
+    fn answer(&mut self, result: Result<Reply, Refusal>) -> Option<Due> {
+        self.terminal = None;
+        self.asker.take().map(|asker| (asker, result, Vec::new()))
+    }
+
+    /// The process has ended. Gives how, if the daemon thinks that it runs.
+    pub(crate) fn on_end(&mut self, poller: &Poller) -> (Option<Due>, Option<ExitStatus>) {
+        // What it said before it ended comes first.
+        let due = self.on_launch(poller);
+        let Some(pidfd) = self.pidfd.take() else { return (due, None) };
+        let Some(exit) = reap(pidfd.as_fd()) else {
+            self.pidfd = Some(pidfd);
+            return (due, None);
+        };
+        poller.ignore(&pidfd);
+        (due, Some(exit).filter(|_| self.executed))
+    }
+
+    /// Whether nothing is left to do for it.
+    pub(crate) fn is_over(&self) -> bool {
+        self.spawning.is_none() && self.pidfd.is_none()
+    }
+
+    pub(crate) fn status(&self) -> ExecStatus {
+        ExecStatus { exec: self.serial, container: self.container.clone(), pid: self.pid }
+    }
+}
