@@ -62,12 +62,14 @@ pub(crate) struct Network {
     pub(crate) wait_for_pod_cidr: bool,
     pub(crate) mtu: Option<u32>,
     pub(crate) bridge_prefix: String,
+    pub(crate) netns_dir: PathBuf,
 }
 
 /// Pulling and keeping images.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Images {
     pub(crate) max_concurrent_downloads: u16,
+    pub(crate) discard_layers: bool,
     pub(crate) pinned: Vec<String>,
     pub(crate) certs_dirs: Vec<PathBuf>,
     pub(crate) docker_config: Option<PathBuf>,
@@ -81,7 +83,8 @@ pub(crate) struct Runtime {
     pub(crate) handlers: Vec<String>,
     pub(crate) unset_seccomp_profile: SeccompDefault,
     pub(crate) drain_exec_io: Duration,
-    pub(crate) log_line_bytes: u32,
+    pub(crate) unprivileged_ports: bool,
+    pub(crate) unprivileged_icmp: bool,
 }
 
 /// What holds a container that asks for no seccomp profile.
@@ -110,14 +113,13 @@ impl Default for Settings {
                 wait_for_pod_cidr: false,
                 mtu: None,
                 bridge_prefix: "minke".into(),
+                netns_dir: "/run/netns".into(),
             },
             images: Images {
                 max_concurrent_downloads: 3,
+                discard_layers: false,
                 pinned: Vec::new(),
-                certs_dirs: vec![
-                    "/etc/minke/certs.d".into(),
-                    "/etc/containerd/certs.d".into(),
-                ],
+                certs_dirs: vec!["/etc/minke/certs.d".into(), "/etc/containerd/certs.d".into()],
                 docker_config: None,
                 connect_timeout: Duration::from_secs(30),
                 stall_timeout: Duration::from_secs(30),
@@ -126,7 +128,8 @@ impl Default for Settings {
                 handlers: vec!["minke".into()],
                 unset_seccomp_profile: SeccompDefault::Unconfined,
                 drain_exec_io: Duration::from_secs(2),
-                log_line_bytes: 16 * 1024,
+                unprivileged_ports: true,
+                unprivileged_icmp: true,
             },
         }
     }

@@ -85,10 +85,16 @@ keys! {
     "network.bridge_prefix" => network.bridge_prefix:
         "The bridge is named by this and the first number that is free, at most 6 letters.";
 
+    "network.netns_dir" => network.netns_dir:
+        "Directory in which the pods' network namespaces can be entered, as `ip netns` does.";
+
     "images.max_concurrent_downloads" => images.max_concurrent_downloads:
         "How many layers of one image are fetched at a time.";
+    "images.discard_layers" => images.discard_layers:
+        "Whether to delete a layer's compressed form once it is unpacked. It saves a third of the space;"
+        "such images cannot be exported, and a layer that the disk damages has to be pulled again.";
     "images.pinned" => images.pinned:
-        "Images that the kubelet must never remove to free space.";
+        "Images that the kubelet must never remove to free space: names, where * stands for any text.";
     "images.certs_dirs" => images.certs_dirs:
         "Directories with <host>/hosts.toml: mirrors, CAs and client certificates of registries, in"
         "containerd's format. The first directory that knows a host wins. They are read at every pull.";
@@ -105,8 +111,10 @@ keys! {
         "What holds a container that asks for no seccomp profile: Unconfined or RuntimeDefault.";
     "runtime.drain_exec_io" => runtime.drain_exec_io:
         "How long an exec waits, after its process has ended, for children that keep its output open.";
-    "runtime.log_line_bytes" => runtime.log_line_bytes:
-        "Container log lines longer than this are split.";
+    "runtime.unprivileged_ports" => runtime.unprivileged_ports:
+        "Whether a pod's processes may bind ports below 1024 without a capability.";
+    "runtime.unprivileged_icmp" => runtime.unprivileged_icmp:
+        "Whether a pod's processes may ping without a capability.";
 }
 
 #[cfg(test)]

@@ -177,9 +177,6 @@ fn contradictions(settings: &Settings) -> Vec<String> {
     if settings.images.max_concurrent_downloads == 0 {
         mistakes.push("images.max_concurrent_downloads: at least 1 is needed".to_owned());
     }
-    if settings.runtime.log_line_bytes < 1024 {
-        mistakes.push("runtime.log_line_bytes: at least 1024 is expected".to_owned());
-    }
     if settings.root == settings.state {
         mistakes.push("state: must differ from root, it does not survive a reboot".to_owned());
     }
@@ -270,7 +267,7 @@ mod tests {
             (&["network.bridge_prefix=longname"], "network.bridge_prefix"),
             (&["network.subnets=[\"10.0.0.0/24\",\"10.1.0.0/24\"]"], "network.subnets"),
             (&["network.subnets=[\"10.0.0.0/24\"]", "network.wait_for_pod_cidr=true"], "wait"),
-            (&["runtime.log_line_bytes=1"], "runtime.log_line_bytes"),
+            (&["images.max_concurrent_downloads=0"], "images.max_concurrent_downloads"),
             (&["root=/a", "state=/a"], "state"),
         ] {
             assert!(refused(pairs).contains(key), "{pairs:?}");
