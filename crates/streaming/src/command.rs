@@ -266,7 +266,7 @@ impl AsyncRead for Input {
 }
 
 /// Publishes the sizes that arrive, one JSON object after the other. What is not a size ends the
-/// stream; a size of nothing is what clients without a terminal announce.
+/// stream; a size without columns or rows is what clients without a terminal announce.
 async fn resize(mut input: DuplexStream, sizes: watch::Sender<TerminalSize>) {
     let mut pending = Vec::new();
     while pending.len() < MAX_SIZE_JSON {
@@ -278,6 +278,7 @@ async fn resize(mut input: DuplexStream, sizes: watch::Sender<TerminalSize>) {
         let mut newest = None;
         loop {
             match objects.next() {
+                Some(Ok(TerminalSize { width: 0, .. } | TerminalSize { height: 0, .. })) => {}
                 Some(Ok(size)) => newest = Some(size),
                 Some(Err(error)) if !error.is_eof() => return,
                 _ => break,
@@ -285,7 +286,7 @@ async fn resize(mut input: DuplexStream, sizes: watch::Sender<TerminalSize>) {
         }
         let parsed = objects.byte_offset();
         pending.drain(..parsed);
-        if let Some(size) = newest.filter(|size| *size != TerminalSize::default()) {
+        if let Some(size) = newest {
             sizes.send_replace(size);
         }
     }
@@ -306,7 +307,8 @@ mod tests {
         tokio::task::yield_now().await;
         client.write_all(b"ght\":24}\n").await.unwrap();
         assert_eq!(resizes.next().await, Some(TerminalSize { width: 80, height: 24 }));
-        client.write_all(br#"{"Width":1,"Height":2}{"Width":3,"Height":4}"#).await.unwrap();
+        let several = br#"{"Width":1,"Height":2}{"Width":3,"Height":4}{"Width":0,"Height":5}"#;
+        client.write_all(several).await.unwrap();
         assert_eq!(resizes.next().await, Some(TerminalSize { width: 3, height: 4 }));
         drop(client);
         assert_eq!(resizes.next().await, None);

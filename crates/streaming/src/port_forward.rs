@@ -199,21 +199,20 @@ async fn forward<S: Sessions>(
     sessions: &S,
     half_close: bool,
 ) {
-    let connection = match sessions.port_forward(pod, port).await {
-        Ok(connection) => connection,
-        Err(cause) => {
-            let cause = status::chain(&*cause);
-            error.finish(format!("cannot reach port {port} of the pod: {cause}").as_bytes()).await;
-            return;
-        }
-    };
     let Channel { input, output, done } = data;
-    tokio::select! {
-        () = relay(input, output, connection, half_close) => {}
+    let forwarded = async {
+        let connection = sessions.port_forward(pod, port).await.map_err(|cause| {
+            format!("cannot reach port {port} of the pod: {}", status::chain(&*cause))
+        })?;
+        relay(input, output, connection, half_close).await;
+        Ok(())
+    };
+    let ended: Result<(), String> = tokio::select! {
+        ended = forwarded => ended,
         // The client has reset the stream.
-        true = async { done.await.is_err() } => {}
-    }
-    error.finish(b"").await;
+        true = async { done.await.is_err() } => Ok(()),
+    };
+    error.finish(ended.err().unwrap_or_default().as_bytes()).await;
 }
 
 /// Copies both ways until the pod has finished, and with `half_close` the client too. What the pod

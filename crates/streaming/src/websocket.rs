@@ -88,9 +88,8 @@ async fn read(
         let received = match message.map_err(broken)? {
             Message::Binary(data) => codec.decode(data),
             Message::Text(text) => codec.decode(text.into()),
-            // Pings are answered by the library.
-            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
-            Message::Close(_) => return Ok(()),
+            // Pings and closes are answered by the library, as it looks for the next message.
+            _ => continue,
         };
         match received.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))? {
             Received::Data(number, data) => {
