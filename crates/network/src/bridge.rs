@@ -7,11 +7,15 @@
 //!   veth      peer born inside, host end on the bridge; one send
 //!   inside    lo and eth0 up, addresses, routes; one send
 //!   map       host ports, if there are any
+//!   settle    until packets pass
 //! ```
 //!
-//! Release goes the other way. Its last reference gone, the kernel takes the namespace down and the
-//! veth with it, which is far cheaper than to delete a link by request; only the sight of that makes
-//! the address free. All calls here block for as long as the kernel works.
+//! Release goes the other way. When nothing holds the namespace any more the kernel takes it down
+//! and the veth with it, but late: closed sockets hold it for a grace period of RCU, and namespaces
+//! go one batch after the other; 1 ms at best, often 40. So the link is deleted by request. The
+//! request, too, takes 20 ms, but the message that the link is gone comes long before its end, and
+//! with that the address is free. Only a pod that has TCP connections with something left to send
+//! gets time to do so before its link is taken. All calls here block for as long as the kernel works.
 
 mod setup;
 
@@ -19,9 +23,13 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use model::PodId;
+use sys::netlink::Family;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::attachment::{Assigned, Attachment, InterfaceStats, Request};
 use crate::error::{Error, Result};
@@ -32,13 +40,17 @@ use crate::netlink::{NetlinkError, Socket};
 use crate::ports::{self, Mapping, Ports};
 use crate::record::{Node, Pod, Records};
 use crate::subnet::Subnet;
-use crate::watch::{Seen, Watch};
+use crate::watch::{Change, Seen, Watch};
 use crate::{Config, Status, conntrack, firewall, namespace};
 
 const INTERFACE: &str = "eth0";
 
 /// What Ethernet has had from the start, for hosts without a default route.
 const MTU: u32 = 1500;
+
+/// How long the kernel gets to notice what becomes of a link, and connections of a dead pod to send
+/// what they still have. The one takes a millisecond on a healthy machine, the other 50.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A link's name has at most this many bytes (IFNAMSIZ, less the NUL).
 const LINK_NAME: usize = 15;
@@ -70,6 +82,8 @@ struct Host {
 struct Filter {
     nat: Nat,
     socket: Socket,
+    /// Whether all of it was removed, not to come back.
+    retired: bool,
 }
 
 /// What is known about pods and addresses; the records say the same.
@@ -92,19 +106,20 @@ struct State {
 /// A pod whose network is on its way out.
 #[derive(Debug)]
 pub(crate) struct Leaving {
-    pub(crate) pod: PodId,
-    attachment: Attachment,
-    index: u32,
+    pod: PodId,
+    pub(crate) attachment: Attachment,
+    pub(crate) index: u32,
+    /// Whether connections of it are still sending.
+    pub(crate) sending: bool,
     pub(crate) gone: oneshot::Receiver<Seen>,
 }
 
 impl Bridge {
     /// Gives a pod its network, or leaves nothing behind.
-    pub(crate) fn acquire(&self, request: &Request) -> Result<Attachment> {
+    pub(crate) fn acquire(&self, request: &Request, watch: &Watch) -> Result<Attachment> {
         let mtu = self.mtu()?;
         let (mut pod, mappings) = self.reserve(request, mtu)?;
-        let made = self.connect(request, &pod, &mappings);
-        match made {
+        match self.connect(request, &pod, &mappings, watch) {
             Ok(link) => {
                 pod.attachment.host_index = link.index;
                 if let Some(known) = self.state().pods.get_mut(&request.pod) {
@@ -171,12 +186,19 @@ impl Bridge {
     }
 
     /// Makes in the kernel what was reserved.
-    fn connect(&self, request: &Request, pod: &Pod, mappings: &[Mapping]) -> Result<Link> {
+    fn connect(
+        &self,
+        request: &Request,
+        pod: &Pod,
+        mappings: &[Mapping],
+        watch: &Watch,
+    ) -> Result<Link> {
         let attachment = &pod.attachment;
+        let unreachable = |source| Error::Unreachable { pod: request.pod.clone(), source };
         self.records.write_pod(&request.pod, pod)?;
         namespace::bind(request.netns.as_fd(), &attachment.netns)?;
-        let inside = namespace::socket(request.netns.as_fd())
-            .map_err(|source| Error::Unreachable { pod: request.pod.clone(), source })?;
+        let ipv6 = attachment.addresses.iter().any(|address| address.ip.is_ipv6());
+        let inside = namespace::sockets(request.netns.as_fd(), ipv6).map_err(unreachable)?;
         let link = {
             let mut host = self.host();
             let veth = Veth {
@@ -189,27 +211,45 @@ impl Bridge {
             };
             host.links.make_veth(&veth).map_err(kernel("make veth", &attachment.host_link))?
         };
-        Links::new(Socket::new(inside))
-            .configure_pod(link.peer, &attachment.addresses)
-            .map_err(kernel("set up eth0 of pod", &request.label))?;
+        let mut links = Links::new(Socket::new(inside.requests));
+        let configured = links.configure_pod(link.peer, &attachment.addresses);
+        configured.map_err(kernel("set up eth0 of pod", &request.label))?;
         if !mappings.is_empty() {
             let mut filter = self.filter();
             filter.nat.map(mappings).map_err(|source| Error::HostPorts { source })?;
             self.forget_udp(&mut filter, mappings)?;
         }
+        self.wait_until_up(&link, watch)?;
+        if let Some(addresses) = inside.addresses {
+            addresses.wait_for(link.peer, PATIENCE).map_err(unreachable)?;
+        }
         Ok(link)
+    }
+
+    /// Waits until packets pass the pod's link. Kernels that need to be waited for tell when.
+    fn wait_until_up(&self, link: &Link, watch: &Watch) -> Result<()> {
+        let up = watch.wait(Change::Up, link.index);
+        let passes = {
+            let mut host = self.host();
+            let bridge = host.bridge;
+            host.links.passes(link.index, bridge).map_err(kernel("look at veth", &link.name))?
+        };
+        if !passes {
+            // In vain only if the bridge was turned off, and then it is not for us to turn it on.
+            let waited = Handle::current().block_on(timeout(PATIENCE, up));
+            tracing::debug!(link = link.name, seen = waited.is_ok(), "waited for the link");
+        }
+        Ok(())
     }
 
     /// Takes back whatever of a failed acquire was made.
     fn undo(&self, pod: &PodId, attachment: &Attachment) -> Result<()> {
         self.unmap(attachment)?;
         namespace::unbind(&attachment.netns)?;
-        {
-            let mut host = self.host();
-            let failed = || kernel("delete veth", &attachment.host_link);
-            if let Some(link) = host.links.find(&attachment.host_link).map_err(failed())? {
-                host.links.delete(link.index).map_err(failed())?;
-            }
+        let name = &attachment.host_link;
+        let link = self.host().links.find(name).map_err(kernel("find veth", name))?;
+        if let Some(link) = link {
+            delete(&link.name, link.index)?;
         }
         self.forget(pod)
     }
@@ -223,28 +263,25 @@ impl Bridge {
         watch: &Watch,
     ) -> Result<Option<Leaving>> {
         self.unmap(attachment)?;
-        let failed = || kernel("find veth", &attachment.host_link);
-        let link = self.host().links.find(&attachment.host_link).map_err(failed())?;
+        let name = &attachment.host_link;
+        let link = self.host().links.find(name).map_err(kernel("find veth", name))?;
         // Listen first: once unbound, the namespace may be gone before we do.
-        let gone = link.map(|link| (link.index, watch.gone(link.index)));
+        let link = link.map(|link| (watch.wait(Change::Gone, link.index), link));
+        let sending = link.is_some() && namespace::is_sending(&attachment.netns);
         namespace::unbind(&attachment.netns)?;
-        match gone {
-            Some((index, gone)) => {
-                Ok(Some(Leaving { pod: pod.clone(), attachment: attachment.clone(), index, gone }))
-            }
-            None => self.forget(pod).map(|()| None),
-        }
+        let Some((gone, link)) = link else { return self.forget(pod).map(|()| None) };
+        let (pod, attachment) = (pod.clone(), attachment.clone());
+        Ok(Some(Leaving { pod, attachment, index: link.index, sending, gone }))
     }
 
-    /// Ends what `leave` began, when the link was seen to go, or was waited for in vain: something
-    /// still holds the namespace, and the link is taken from it.
+    /// Ends what `leave` began, when the link was seen to go, or was waited for in vain: then it is
+    /// deleted, whoever holds the namespace.
     pub(crate) fn left(&self, leaving: &Leaving, seen: Option<Seen>) -> Result<()> {
-        if seen != Some(Seen::Gone) {
-            let mut host = self.host();
-            let failed = || kernel("delete veth", &leaving.attachment.host_link);
-            let link = host.links.find(&leaving.attachment.host_link).map_err(failed())?;
+        if seen != Some(Seen::Happened) {
+            let name = &leaving.attachment.host_link;
+            let link = self.host().links.find(name).map_err(kernel("find veth", name))?;
             if link.is_some_and(|link| link.index == leaving.index) {
-                host.links.delete(leaving.index).map_err(failed())?;
+                delete(name, leaving.index)?;
             }
         }
         self.forget(&leaving.pod)
@@ -372,6 +409,12 @@ impl Bridge {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Deletes a link, over a socket that nobody else waits for; returns long after it is seen to go.
+pub(crate) fn delete(name: &str, index: u32) -> Result<()> {
+    let mut links = Links::new(Socket::open(Family::Route));
+    links.delete(index).map_err(kernel("delete veth", name))
 }
 
 /// The counters the pod would read: what the host end sends, it receives.

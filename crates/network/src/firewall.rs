@@ -80,7 +80,7 @@ pub(crate) fn open(socket: &mut Socket, bridge: &str) -> Result<Vec<String>, Net
         let place = if chains.contains(&ours) { &ours } else { closed };
         if rules(socket, place, bridge)?.is_empty() {
             let mut transaction = Transaction::default();
-            for rule in [Rule::default().from_link(bridge), Rule::default().to_link(bridge)] {
+            for rule in [Rule::default().iifname(bridge), Rule::default().oifname(bridge)] {
                 let rule = place
                     .attributes()
                     .nest(4, rule.counter().accept().expressions())

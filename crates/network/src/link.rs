@@ -8,7 +8,7 @@ use netlink_packet_route::address::{
 };
 use netlink_packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
-    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, Stats64,
+    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, State, Stats64,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
@@ -31,6 +31,8 @@ pub(crate) struct Link {
     pub(crate) mtu: u32,
     /// For a veth, the index of the other end in its namespace.
     pub(crate) peer: u32,
+    /// Whether packets pass, as far as the kernel has noticed.
+    pub(crate) up: bool,
     pub(crate) stats: Option<Stats64>,
 }
 
@@ -116,6 +118,17 @@ impl Links {
             .ok_or_else(|| NetlinkError::Answer(format!("{} is not described", veth.host)))
     }
 
+    /// Whether packets pass a port of the bridge. That a veth has both ends up is worked off in the
+    /// background, and until then the first packet is lost, which costs its sender a second. Newer
+    /// kernels do it at once for links that are asked about: the port first, then the bridge, which
+    /// is up with its first port.
+    pub(crate) fn passes(&mut self, port: u32, bridge: u32) -> Result<bool> {
+        let mut batch = Batch::default();
+        batch.route(get_by_index(port), 0).route(get_by_index(bridge), 0);
+        let replies = self.0.exchange(&batch)?.into_iter().collect::<Result<Vec<_>>>()?;
+        Ok(replies.iter().all(|reply| links(reply).all(|link| link.up)))
+    }
+
     /// The link of a name, if there is one.
     pub(crate) fn find(&mut self, name: &str) -> Result<Option<Link>> {
         self.one(get_by_name(name))
@@ -123,9 +136,7 @@ impl Links {
 
     /// The link of an index, with its counters, if there is one.
     pub(crate) fn at(&mut self, index: u32) -> Result<Option<Link>> {
-        let mut link = LinkMessage::default();
-        link.header.index = index;
-        self.one(RouteNetlinkMessage::GetLink(link))
+        self.one(get_by_index(index))
     }
 
     fn one(&mut self, request: RouteNetlinkMessage) -> Result<Option<Link>> {
@@ -160,7 +171,9 @@ impl Links {
         self.0.all(&batch)
     }
 
-    /// Deletes a link, which is gone when this returns; it may have been gone already.
+    /// Deletes a link, which is gone when this returns; it may have been gone already. The kernel
+    /// says early that it is gone and then waits long, some 20 ms, for everyone who may still be
+    /// looking at it: not to be done on a socket that others need.
     pub(crate) fn delete(&mut self, index: u32) -> Result<()> {
         let mut link = LinkMessage::default();
         link.header.index = index;
@@ -284,6 +297,12 @@ fn get_by_name(name: &str) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetLink(link)
 }
 
+fn get_by_index(index: u32) -> RouteNetlinkMessage {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    RouteNetlinkMessage::GetLink(link)
+}
+
 fn up(index: u32) -> RouteNetlinkMessage {
     let mut link = LinkMessage::default();
     link.header.index = index;
@@ -354,6 +373,7 @@ fn links(answer: &[netlink::Message]) -> impl Iterator<Item = Link> {
             mac: Vec::new(),
             mtu: 0,
             peer: 0,
+            up: false,
             stats: None,
         };
         for attribute in message.attributes {
@@ -362,6 +382,7 @@ fn links(answer: &[netlink::Message]) -> impl Iterator<Item = Link> {
                 LinkAttribute::Address(mac) => link.mac = mac,
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Link(peer) => link.peer = peer,
+                LinkAttribute::OperState(state) => link.up = state == State::Up,
                 LinkAttribute::Stats64(stats) => link.stats = Some(stats),
                 _ => {}
             }

@@ -1,20 +1,28 @@
-//! A pod's network namespace: bound to a path, and reached through a socket opened inside.
+//! A pod's network namespace: bound to a path, and reached through sockets opened inside.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::thread;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
+use rustix::net::RecvFlags;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use sys::netlink::Family;
 
 use crate::error::{Error, Result};
+use crate::netlink;
 
-/// The thread below needs next to nothing.
+/// The threads below need next to nothing.
 const STACK: usize = 128 << 10;
+
+const RTMGRP_IPV6_IFADDR: u32 = 0x100;
+const RTM_NEWADDR: u16 = 20;
+const RT_SCOPE_UNIVERSE: u8 = 0;
 
 /// Makes a namespace reachable at a path, and keeps it alive until `unbind`.
 pub(crate) fn bind(netns: BorrowedFd<'_>, path: &Path) -> Result<()> {
@@ -48,21 +56,120 @@ pub(crate) fn unbind(path: &Path) -> Result<()> {
     }
 }
 
-/// Opens a socket for requests inside the namespace. A thread goes there and ends, so that no
-/// thread that does other work is ever left in a pod. While there it also tells interfaces to come
-/// that other pods' router advertisements are not to be believed.
-pub(crate) fn socket(netns: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let inside = || {
-        move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
+/// Sockets inside a namespace.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    /// Takes requests.
+    pub(crate) requests: OwnedFd,
+    /// Hears of the pod's IPv6 address, if it gets one.
+    pub(crate) addresses: Option<Addresses>,
+}
+
+/// A socket that hears of new IPv6 addresses.
+#[derive(Debug)]
+pub(crate) struct Addresses(OwnedFd);
+
+/// Opens sockets inside the namespace, those that IPv6 wants too if the pod is to have it. While
+/// there, interfaces to come are told that other pods' router advertisements are not to be believed.
+pub(crate) fn sockets(netns: BorrowedFd<'_>, ipv6: bool) -> io::Result<Sockets> {
+    inside(netns, || {
         match fs::write("/proc/sys/net/ipv6/conf/default/accept_ra", "0") {
             // A kernel without IPv6.
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        sys::netlink::open(Family::Route, 0)
-    };
-    thread::scope(|scope| {
-        let entered = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, inside)?;
-        entered.join().unwrap_or_else(|_| Err(io::Error::other("the thread inside panicked")))
+        let listen = || sys::netlink::open(Family::Route, RTMGRP_IPV6_IFADDR);
+        Ok(Sockets {
+            requests: sys::netlink::open(Family::Route, 0)?,
+            addresses: ipv6.then(listen).transpose()?.map(Addresses),
+        })
     })
+}
+
+impl Addresses {
+    /// Waits until the interface answers to its IPv6 address. The kernel joins the group in which
+    /// neighbours look for it in the background; who asks before has to ask again, a second later.
+    pub(crate) fn wait_for(&self, interface: u32, patience: Duration) -> io::Result<()> {
+        let deadline = Instant::now() + patience;
+        let mut buffer = [0; 4096];
+        loop {
+            match rustix::net::recv(&self.0, &mut buffer[..], RecvFlags::DONTWAIT) {
+                Ok((len, _)) if is_announced(&buffer[..len], interface) => return Ok(()),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+                    let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+                    if left.is_zero() || poll(&mut fds, Some(&timeout))? == 0 {
+                        return Ok(());
+                    }
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+/// Whether the kernel says that an address of global scope is in use on an interface.
+fn is_announced(datagram: &[u8], interface: u32) -> bool {
+    netlink::messages(datagram).any(|(header, body)| {
+        header.kind == RTM_NEWADDR
+            && body.get(3) == Some(&RT_SCOPE_UNIVERSE)
+            && netlink::u32_at(body, 4) == Some(interface)
+    })
+}
+
+/// Whether TCP connections of the namespace bound to this path are still in use. Those of dead
+/// processes are until the other side has all that was sent. When in doubt they are.
+pub(crate) fn is_sending(path: &Path) -> bool {
+    let counted = File::open(path).and_then(|netns| {
+        inside(netns.as_fd(), || {
+            let counters = ["/proc/thread-self/net/sockstat", "/proc/thread-self/net/sockstat6"];
+            Ok(counters.iter().any(|path| {
+                // There is no second one without IPv6.
+                fs::read_to_string(path).is_ok_and(|text| has_tcp(&text))
+            }))
+        })
+    });
+    match counted {
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+        Ok(sending) => sending,
+    }
+}
+
+/// Reads `TCP: inuse 3 orphan 1 ...`, `TCP6: inuse 3`.
+fn has_tcp(counters: &str) -> bool {
+    counters.lines().any(|line| {
+        let mut words = line.split_whitespace();
+        matches!(words.next(), Some("TCP:" | "TCP6:"))
+            && words.next() == Some("inuse")
+            && words.next() != Some("0")
+    })
+}
+
+/// Does something inside the namespace, on a thread that goes there and ends: no thread that does
+/// other work is ever left in a pod.
+fn inside<T: Send>(
+    netns: BorrowedFd<'_>,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || {
+            move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))?;
+            work()
+        })?;
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread inside panicked")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tcp_connections_are_read_from_the_counters() {
+        assert!(has_tcp("sockets: used 9\nTCP: inuse 2 orphan 0 tw 0 alloc 2 mem 1\n"));
+        assert!(!has_tcp("TCP: inuse 0 orphan 7 tw 3 alloc 9 mem 1\nUDP: inuse 4 mem 0\n"));
+        assert!(has_tcp("TCP6: inuse 1\nUDP6: inuse 0\n"));
+    }
 }

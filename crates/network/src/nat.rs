@@ -227,24 +227,24 @@ impl Nat {
             let rule = self.table().name(2, chain).nest(4, rule.expressions());
             transaction.push(NFT_MSG_NEWRULE, NFPROTO_INET, NLM_F_CREATE | NLM_F_APPEND, rule);
         };
-        push("guard", Rule::default().from_link(bridge).to_subnet(Subnet::LOOPBACK).drop());
-        push("prerouting", Rule::default().to_this_host().jump("hostports"));
-        push("output", Rule::default().to_this_host().jump("hostports"));
+        push("guard", Rule::default().iifname(bridge).daddr(Subnet::LOOPBACK).drop());
+        push("prerouting", Rule::default().daddr_is_local().jump("hostports"));
+        push("output", Rule::default().daddr_is_local().jump("hostports"));
         for ipv6 in [false, true] {
             let one = Rule::default().translate_by_address_and_port(ipv6, &named("ports", ipv6));
             push("hostports", one);
             push("hostports", Rule::default().translate_by_port(ipv6, &named("any", ipv6)));
         }
         for subnet in &self.subnets {
-            let ours = || Rule::default().from_subnet(*subnet);
-            push("postrouting", ours().not_to_link(bridge).masquerade());
+            let ours = || Rule::default().saddr(*subnet);
+            push("postrouting", ours().oifname_is_not(bridge).masquerade());
             let by_host_port = ours()
-                .to_link(bridge)
+                .oifname(bridge)
                 .destination_translated()
                 .destination_in(subnet.is_ipv6(), &named("pods", subnet.is_ipv6()));
             push("postrouting", by_host_port.masquerade());
         }
-        let loopback = Rule::default().from_subnet(Subnet::LOOPBACK).to_link(bridge);
+        let loopback = Rule::default().saddr(Subnet::LOOPBACK).oifname(bridge);
         push("postrouting", loopback.masquerade());
     }
 

@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
+use sys::netlink::Family;
 
 pub(crate) const NLM_F_REQUEST: u16 = 0x1;
 pub(crate) const NLM_F_ACK: u16 = 0x4;
@@ -119,12 +120,21 @@ impl Batch {
 /// the socket was opened, whichever thread uses it.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    socket: OwnedFd,
+    /// Or why there is none.
+    socket: Result<OwnedFd, Errno>,
     buffer: Vec<u8>,
 }
 
 impl Socket {
     pub(crate) fn new(socket: OwnedFd) -> Self {
+        Self { socket: Ok(socket), buffer: Vec::new() }
+    }
+
+    /// Opens a socket here. A kernel that cannot is heard of with the first request: what only some
+    /// requests need, others can do without.
+    pub(crate) fn open(family: Family) -> Self {
+        let socket = sys::netlink::open(family, 0);
+        let socket = socket.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
         Self { socket, buffer: Vec::new() }
     }
 
@@ -136,8 +146,7 @@ impl Socket {
             return Ok(Vec::new());
         }
         while self.receive()?.is_some() {}
-        rustix::net::send(self.socket.as_fd(), &batch.bytes, SendFlags::empty())
-            .map_err(io::Error::from)?;
+        rustix::net::send(self.fd()?, &batch.bytes, SendFlags::empty()).map_err(io::Error::from)?;
         let mut replies: Vec<Reply> = (0..batch.count).map(|_| Ok(Vec::new())).collect();
         let mut open: Vec<bool> = awaited(&batch.bytes).collect();
         while open.contains(&true) {
@@ -204,13 +213,18 @@ impl Socket {
         Ok(self.dump(&batch)?.iter().filter_map(parse).collect())
     }
 
+    fn fd(&self) -> io::Result<BorrowedFd<'_>> {
+        self.socket.as_ref().map(AsFd::as_fd).map_err(|errno| io::Error::from(*errno))
+    }
+
     /// Reads one datagram into the buffer, if there is one.
     fn receive(&mut self) -> Result<Option<usize>, NetlinkError> {
         // The kernel sizes the messages of a dump after the reader's buffer, up to 32 KiB.
         self.buffer.resize(32 << 10, 0);
         loop {
             let flags = RecvFlags::DONTWAIT;
-            match rustix::net::recv(&self.socket, &mut self.buffer[..], flags) {
+            let socket = self.socket.as_ref().map_err(|errno| io::Error::from(*errno))?;
+            match rustix::net::recv(socket, &mut self.buffer[..], flags) {
                 Ok((len, _)) => return Ok(Some(len)),
                 Err(Errno::AGAIN) => return Ok(None),
                 Err(Errno::INTR) => {}

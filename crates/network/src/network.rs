@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future;
 use model::PodId;
@@ -10,14 +9,10 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::attachment::{Attachment, InterfaceStats, Request};
-use crate::bridge::Bridge;
+use crate::bridge::{self, Bridge, PATIENCE};
 use crate::error::{Error, Result};
 use crate::watch::Watch;
 use crate::{Config, Status};
-
-/// How long the kernel gets to take a namespace down that nobody should hold any more. It needs
-/// about a millisecond.
-const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The pod network of one daemon. Clones are the same network.
 #[derive(Debug, Clone)]
@@ -32,31 +27,39 @@ impl Network {
     /// addresses that were in use stay so. Needs a tokio runtime.
     pub async fn open(config: Config) -> Result<Self> {
         // Before anything else, so that no message is missed.
-        let watch = Watch::start().map_err(|source| Error::Kernel {
+        let mut watch = Watch::start().map_err(|source| Error::Kernel {
             action: "listen to",
             object: "messages about links".to_owned(),
             source: source.into(),
         })?;
-        let bridge = blocking(move || Bridge::open(config)).await?;
-        Ok(Self { bridge: Arc::new(bridge), watch: Arc::new(watch) })
+        let bridge = Arc::new(blocking(move || Bridge::open(config)).await?);
+        // A firewall may start after us, or flush what is ours.
+        let ours = Arc::clone(&bridge);
+        watch.follow_ruleset(move || ours.refresh());
+        Ok(Self { bridge, watch: Arc::new(watch) })
     }
 
     /// Gives a pod its network. On an error nothing is left; where even that failed, the address
     /// stays taken until [`Network::release_unknown`]. Runs to its end if the caller goes away.
     pub async fn acquire(&self, request: Request) -> Result<Attachment> {
-        let bridge = Arc::clone(&self.bridge);
-        blocking(move || bridge.acquire(&request)).await
+        let (bridge, watch) = (Arc::clone(&self.bridge), Arc::clone(&self.watch));
+        blocking(move || bridge.acquire(&request, &watch)).await
     }
 
-    /// Takes a pod's network back. To be called when the pod's processes are dead and the caller
-    /// has closed its own descriptors of the namespace: it then goes by itself, link and all, about
-    /// a millisecond later. If it does not, the link is taken from it. When this returns, host ports
-    /// are unmapped, the link is gone and the address is free. Doing it again is no error.
+    /// Takes a pod's network back. To be called when the pod's processes are dead. When this returns,
+    /// host ports are unmapped, the link is gone, the address is free, and the namespace goes as soon
+    /// as nobody holds it. TCP connections that the dead left behind get 100 ms to send what they
+    /// have. Doing it again is no error.
     pub async fn release(&self, pod: &PodId, attachment: &Attachment) -> Result<()> {
         let (bridge, watch) = (Arc::clone(&self.bridge), Arc::clone(&self.watch));
         let (pod, attachment) = (pod.clone(), attachment.clone());
         let left = blocking(move || bridge.leave(&pod, &attachment, &watch)).await?;
         let Some(mut leaving) = left else { return Ok(()) };
+        if !leaving.sending {
+            let (name, index) = (leaving.attachment.host_link.clone(), leaving.index);
+            // Not awaited, for it returns late. Whether it worked is seen.
+            drop(spawn_blocking(move || bridge::delete(&name, index)));
+        }
         let seen = timeout(PATIENCE, &mut leaving.gone).await;
         let seen = seen.ok().and_then(|told| told.ok());
         let bridge = Arc::clone(&self.bridge);

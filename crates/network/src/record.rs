@@ -46,6 +46,14 @@ pub(crate) struct Pod {
     pub(crate) attachment: Attachment,
 }
 
+/// The pods' records as they were found.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    pub(crate) pods: Vec<(PodId, Pod)>,
+    /// Pods whose records cannot be read, and what was done about it.
+    pub(crate) lost: Vec<(PodId, String)>,
+}
+
 /// The directory that holds the records.
 #[derive(Debug)]
 pub(crate) struct Records {
@@ -76,9 +84,9 @@ impl Records {
         write(&self.dir.join("node.json"), node)
     }
 
-    /// The pods' records, and for each that cannot be read its pod and what was done about it.
-    pub(crate) fn load_pods(&self) -> Result<(Vec<(PodId, Pod)>, Vec<(PodId, String)>)> {
-        let (mut pods, mut lost) = (Vec::new(), Vec::new());
+    /// The pods' records.
+    pub(crate) fn load_pods(&self) -> Result<Loaded> {
+        let Loaded { mut pods, mut lost } = Loaded::default();
         let dir = self.pods();
         for entry in fs::read_dir(&dir).map_err(failed("list", &dir))? {
             let path = entry.map_err(failed("list", &dir))?.path();
@@ -97,7 +105,7 @@ impl Records {
                 None => {}
             }
         }
-        Ok((pods, lost))
+        Ok(Loaded { pods, lost })
     }
 
     pub(crate) fn write_pod(&self, id: &PodId, pod: &Pod) -> Result<()> {
@@ -193,12 +201,12 @@ mod tests {
         let id = PodId::from_random([1; 32]);
         records.write_pod(&id, &pod()).unwrap();
         fs::write(dir.path().join("pods/half.new"), "{").unwrap();
-        let (pods, lost) = records.load_pods().unwrap();
+        let Loaded { pods, lost } = records.load_pods().unwrap();
         assert_eq!((pods.len(), lost.len(), pods[0].1.serial), (1, 0, 7));
         assert!(!dir.path().join("pods/half.new").exists());
         records.remove_pod(&id).unwrap();
         records.remove_pod(&id).unwrap();
-        assert!(records.load_pods().unwrap().0.is_empty());
+        assert!(records.load_pods().unwrap().pods.is_empty());
     }
 
     #[test]
@@ -209,7 +217,7 @@ mod tests {
         records.write_pod(&good, &pod()).unwrap();
         fs::write(dir.path().join(format!("pods/{bad}.json")), "{\"serial\":").unwrap();
         fs::write(dir.path().join("node.json"), "nonsense").unwrap();
-        let (pods, lost) = records.load_pods().unwrap();
+        let Loaded { pods, lost } = records.load_pods().unwrap();
         assert_eq!((pods.len(), lost.len()), (1, 1));
         assert_eq!(lost[0].0, bad);
         assert!(records.node().unwrap().1.unwrap().contains("node.json"));

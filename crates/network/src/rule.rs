@@ -51,32 +51,32 @@ impl Rule {
     }
 
     /// `iifname NAME`
-    pub(crate) fn from_link(self, name: &str) -> Self {
+    pub(crate) fn iifname(self, name: &str) -> Self {
         self.meta(NFT_META_IIFNAME, FIRST).compare(EQUAL, &link_name(name))
     }
 
     /// `oifname NAME`
-    pub(crate) fn to_link(self, name: &str) -> Self {
+    pub(crate) fn oifname(self, name: &str) -> Self {
         self.meta(NFT_META_OIFNAME, FIRST).compare(EQUAL, &link_name(name))
     }
 
     /// `oifname != NAME`
-    pub(crate) fn not_to_link(self, name: &str) -> Self {
+    pub(crate) fn oifname_is_not(self, name: &str) -> Self {
         self.meta(NFT_META_OIFNAME, FIRST).compare(NOT_EQUAL, &link_name(name))
     }
 
     /// `ip saddr SUBNET`, `ip6 saddr SUBNET`
-    pub(crate) fn from_subnet(self, subnet: Subnet) -> Self {
+    pub(crate) fn saddr(self, subnet: Subnet) -> Self {
         self.in_subnet(subnet, Field::Source)
     }
 
     /// `ip daddr SUBNET`, `ip6 daddr SUBNET`
-    pub(crate) fn to_subnet(self, subnet: Subnet) -> Self {
+    pub(crate) fn daddr(self, subnet: Subnet) -> Self {
         self.in_subnet(subnet, Field::Destination)
     }
 
     /// `fib daddr type local`
-    pub(crate) fn to_this_host(self) -> Self {
+    pub(crate) fn daddr_is_local(self) -> Self {
         let fib = Attributes::default()
             .number(1, FIRST)
             .number(2, NFT_FIB_RESULT_ADDRTYPE)

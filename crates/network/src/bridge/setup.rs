@@ -16,7 +16,7 @@ use crate::link::Links;
 use crate::nat::Nat;
 use crate::netlink::Socket;
 use crate::ports;
-use crate::record::{Node, Pod, Records};
+use crate::record::{Loaded, Node, Pod, Records};
 use crate::subnet::Subnet;
 use crate::{namespace, sysctl};
 
@@ -39,12 +39,12 @@ impl Bridge {
         let (node, note) = records.node()?;
         state.node = node;
         state.notes.extend(note);
-        let mut host = Host { links: Links::new(socket(Family::Route)?), bridge: 0 };
+        let mut host = Host { links: Links::new(Socket::open(Family::Route)), bridge: 0 };
         let fresh = find_or_make(&config, &records, &mut state.node, &mut host)?;
         let name = state.node.bridge.clone();
         sysctl::distrust_routers(&name)?;
-        let nat = Nat::new(socket(Family::Netfilter)?, name.clone());
-        let filter = Filter { nat, socket: socket(Family::Netfilter)? };
+        let nat = Nat::new(Socket::open(Family::Netfilter), name.clone());
+        let filter = Filter { nat, socket: Socket::open(Family::Netfilter), retired: false };
         let bridge = Self {
             config,
             records,
@@ -61,7 +61,7 @@ impl Bridge {
 
     /// Takes what the records say into memory, and puts links back that lost the bridge.
     fn load(&self) -> Result<()> {
-        let (mut pods, lost) = self.records.load_pods()?;
+        let Loaded { mut pods, lost } = self.records.load_pods()?;
         pods.sort_by_key(|(_, pod)| pod.serial);
         let mut host = self.host();
         let bridge = host.bridge;
@@ -171,6 +171,9 @@ impl Bridge {
     /// way. What is amiss is said in the status: pods can do without.
     pub(crate) fn refresh(&self) {
         let mut filter = self.filter();
+        if filter.retired {
+            return;
+        }
         let ready = filter.nat.restore().map_err(kernel("write nftables table", &self.name));
         let ready = ready.and_then(|()| sysctl::route_localnet(&self.name));
         let opened = firewall::open(&mut filter.socket, &self.name);
@@ -215,7 +218,7 @@ impl Bridge {
         for link in
             listed.iter().filter(|l| l.name.starts_with(&prefix) && !owned.contains(&l.name))
         {
-            host.links.delete(link.index).map_err(kernel("delete veth", &link.name))?;
+            super::delete(&link.name, link.index)?;
         }
         let addresses = host.links.addresses(bridge);
         for (ip, prefix) in addresses.map_err(kernel("list addresses of", &self.name))? {
@@ -246,14 +249,14 @@ impl Bridge {
     /// Removes the bridge, the table, our rules elsewhere and all records. Settings of the host,
     /// forwarding above all, stay: others may have come to rely on them.
     pub(crate) fn destroy(&self) -> Result<()> {
-        let mut host = self.host();
-        let bridge = host.bridge;
-        host.links.delete(bridge).map_err(kernel("delete bridge", &self.name))?;
-        drop(host);
+        let bridge = self.host().bridge;
+        super::delete(&self.name, bridge)?;
         let mut filter = self.filter();
-        firewall::close(&mut filter.socket, &self.name)
-            .and_then(|()| filter.nat.remove())
-            .or_else(|error| if filter.nat.is_written() { Err(error) } else { Ok(()) })
+        filter.retired = true;
+        let Filter { nat, socket, .. } = &mut *filter;
+        firewall::close(socket, &self.name)
+            .and_then(|()| nat.remove())
+            .or_else(|error| if nat.is_written() { Err(error) } else { Ok(()) })
             .map_err(kernel("remove nftables rules of", &self.name))?;
         drop(filter);
         self.records.destroy()
@@ -302,11 +305,6 @@ fn check(config: &Config) -> Result<()> {
 fn make_dir(path: &std::path::Path) -> Result<()> {
     let made = std::fs::create_dir_all(path);
     made.map_err(|source| Error::File { action: "create", path: path.to_owned(), source })
-}
-
-fn socket(family: Family) -> Result<Socket> {
-    let opened = sys::netlink::open(family, 0).map(Socket::new);
-    opened.map_err(|error| kernel("open", "a netlink socket")(error.into()))
 }
 
 /// The bridge of the record if it is still ours, else a new one of a free name, which is recorded

@@ -1,6 +1,7 @@
 //! Who reaches whom.
 
-use std::net::{SocketAddr, TcpListener};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::world::{Pod, call, inside, ip, isolated, serve, uplink};
@@ -104,5 +105,36 @@ fn counters_are_the_pods() {
         let all = network.all_interface_stats().await.unwrap();
         assert_eq!(all.len(), 2);
         assert!(all[&one.id][0].rx_bytes > all[&two.id][0].rx_bytes);
+    });
+}
+
+#[test]
+fn a_dead_pods_last_words_arrive() {
+    isolated(|world| async move {
+        const BYTES: usize = 2 << 20;
+        let network = world.open("10.70.0.0/24").await;
+        let pod = Pod::start(&network, 1).await;
+        let listener = pod.inside(|| TcpListener::bind("0.0.0.0:80")).unwrap();
+        let mut client = TcpStream::connect(at(pod.ip(), 80)).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        rustix::net::sockopt::set_socket_send_buffer_size(&server, 2 * BYTES).unwrap();
+        server.set_nonblocking(true).unwrap();
+        let mut sent = 0;
+        while let Ok(len) = server.write(&[7; 64 << 10]) {
+            sent += len;
+        }
+        assert!(sent > 256 << 10, "{sent}");
+        // The process is killed with most of it unsent.
+        drop((listener, server));
+        let reader = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(20));
+            client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            let mut all = Vec::new();
+            client.read_to_end(&mut all).map(|_| all.len())
+        });
+        let started = Instant::now();
+        pod.stop(&network).await;
+        assert!(started.elapsed() < Duration::from_millis(600), "{:?}", started.elapsed());
+        assert_eq!(reader.join().unwrap().unwrap(), sent);
     });
 }

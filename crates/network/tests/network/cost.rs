@@ -1,5 +1,7 @@
 //! Prints what acquire and release cost. Nothing here fails because a machine is slow.
 
+#![expect(clippy::print_stdout, reason = "figures are for people")]
+
 use std::time::Instant;
 
 use futures_util::future::join_all;

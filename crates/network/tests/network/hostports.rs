@@ -176,6 +176,23 @@ fn a_flushed_ruleset_is_written_again() {
 }
 
 #[test]
+fn a_flush_and_a_later_firewall_are_noticed() {
+    isolated(|world| async move {
+        let outside = uplink(1500);
+        let network = world.open("10.70.0.0/24").await;
+        let pod = Pod::with_ports(&network, 1, vec![tcp(8080, 80)]).await.unwrap();
+        serve(inside(&outside, || TcpListener::bind("0.0.0.0:80")).unwrap());
+        let before = nft::print("minke0");
+        nft::delete_table(nft::INET, "minke0");
+        nft::drop_forwarded(nft::IPV4, "filter", "FORWARD");
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        assert_eq!(nft::print("minke0"), before);
+        assert!(pod.call(at("198.51.100.2:80")).is_ok());
+        assert!(network.status().notes.iter().any(|note| note.contains("chain FORWARD")));
+    });
+}
+
+#[test]
 fn a_firewall_that_drops_is_opened_or_named() {
     isolated(|world| async move {
         nft::drop_forwarded(nft::IPV4, "filter", "FORWARD");
@@ -193,6 +210,8 @@ fn a_firewall_that_drops_is_opened_or_named() {
         assert!(nft::mentions(nft::IPV4, b"pods of minke0"));
         pod.stop(&network).await;
         network.destroy().await.unwrap();
+        // Long enough for whoever hears of it to write it again.
+        tokio::time::sleep(Duration::from_millis(500)).await;
         assert!(!nft::mentions(nft::IPV4, b"minke0") && !nft::mentions(nft::INET, b"minke0"));
     });
 }
