@@ -1,15 +1,19 @@
 # A real image registry on loopback, from Debian's package, with the test images in it.
 # Sourced; needs MINKE_CACHE and images/packages.sh.
 
+# image_store: prints the folder of the images that the present scripts build.
+image_store() {
+  echo "$MINKE_CACHE/images-$(cat "$E2E/images/build" "$E2E/images/packages.sh" | sha256sum | cut -c1-16)"
+}
+
 # start_registry DIR: serves on a free port and sets REGISTRY and REGISTRY_PID. The images are built
 # once per version of what builds them and kept in the cache.
 start_registry() {
-  local dir="$1" key store program="$MINKE_CACHE/docker-registry" port
+  local dir="$1" store program="$MINKE_CACHE/docker-registry" port
   if [ ! -x "$program/usr/bin/docker-registry" ]; then
     unpack_packages "$program" docker-registry
   fi
-  key=$(cat "$E2E/images/build" "$E2E/images/packages.sh" | sha256sum | cut -c1-16)
-  store="$MINKE_CACHE/images-$key"
+  store=$(image_store)
   port=$(free_port)
   REGISTRY="127.0.0.1:$port"
   mkdir -p "$dir"

@@ -1,0 +1,242 @@
+//! Commands in running containers, with their output collected or streamed.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use cgroup::Cgroup;
+use executor::plan::Window;
+use executor::prepare::{ExecInputs, StdioSource, prepare_exec};
+use model::Signal;
+use rustix::fs::{Mode, OFlags};
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::unix::pipe;
+
+use crate::container::Container;
+use crate::create::random_bytes;
+use crate::error::Error;
+use crate::runtime::{Runtime, Shared};
+use crate::view::ExecOutput;
+
+/// Both streams of an ExecSync together: a gRPC message holds 16 MiB, field headers included.
+const OUTPUT_MAX: usize = (16 << 20) - (64 << 10);
+
+impl Runtime {
+    /// Runs a command in a container and collects its output, as much of it as an answer holds; what
+    /// was cut is said at the end of stderr. After `timeout` everything that the command has started
+    /// is killed, and nothing else.
+    ///
+    /// # Errors
+    /// [`Error::ContainerNotFound`], [`Error::Ambiguous`], [`Error::WrongState`];
+    /// [`Error::DeadlineExceeded`]; why the command could not be executed.
+    pub async fn exec_sync(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        timeout: Option<Duration>,
+    ) -> Result<ExecOutput, Error> {
+        if command.first().is_none_or(String::is_empty) {
+            let reason = "names no program".to_owned();
+            return Err(Error::Invalid { field: "cmd".into(), reason });
+        }
+        let container = self.0.index.container(id)?;
+        let run = self.0.collect(&container, &command, timeout.is_some());
+        match timeout {
+            None => run.await,
+            // Giving up drops the run, and with it everything that it has started.
+            Some(limit) => tokio::time::timeout(limit, run).await.unwrap_or_else(|_| {
+                Err(Error::DeadlineExceeded {
+                    what: format!("command {:?} in container {}", command, container.id),
+                    seconds: limit.as_secs(),
+                })
+            }),
+        }
+    }
+}
+
+/// A command that runs: dropping it before its end kills all that it has started.
+#[derive(Debug)]
+pub(crate) struct Execution {
+    pub(crate) process: keeper::Execution,
+    scope: Option<Cgroup>,
+    ended: bool,
+}
+
+impl Execution {
+    /// Waits for the end of the command's own process; gives its exit code.
+    pub(crate) async fn exit_code(&mut self) -> Result<i32, keeper::Error> {
+        let exit = self.process.exited().await?;
+        self.ended = true;
+        Ok(exit.code)
+    }
+}
+
+impl Drop for Execution {
+    fn drop(&mut self) {
+        let scope = self.scope.take();
+        if !self.ended {
+            // ESRCH is what was wanted.
+            let _ = sys::pidfd::send_signal(&self.process.pidfd, Signal::KILL.number());
+        }
+        let kill = !self.ended;
+        if let Some(scope) = scope {
+            // Removing what was killed waits for the kernel.
+            tokio::task::spawn_blocking(move || {
+                if kill {
+                    let _ = scope.kill();
+                }
+                // A daemon that the command left behind on purpose keeps it; the container's end
+                // removes it then.
+                let _ = scope.remove(if kill { Duration::from_secs(2) } else { Duration::ZERO });
+            });
+        }
+    }
+}
+
+impl Shared {
+    /// Starts a command with the given descriptors, or on a terminal, which is then among what the
+    /// execution has. With `apart` its processes can be killed apart from the container's.
+    pub(crate) async fn execute(
+        &self,
+        container: &Arc<Container>,
+        command: &[String],
+        stdio: StdioSource,
+        apart: bool,
+    ) -> Result<Execution, Error> {
+        let live = container.running()?;
+        let pod = self.index.pod(container.pod.as_str())?;
+        let keeper = pod.keeper()?;
+        let user_namespace = pod.cell().user_namespace.clone();
+        let failed = |action| {
+            let path = container.facts.cgroup.clone();
+            move |source| Error::Cgroup { path, action, source }
+        };
+        let scope = match apart {
+            true => Some(live.cgroup.scope(&scope_name()?).map_err(failed("divided"))?),
+            false => None,
+        };
+        let cgroup = scope.as_ref().unwrap_or(&live.cgroup);
+        let attachment = cgroup.attachment().map_err(failed("opened"))?;
+        let init = live.pidfd.try_clone().map_err(|_| Error::Internal("no descriptor is free"))?;
+        let inputs = ExecInputs {
+            args: command,
+            init,
+            user_namespace: user_namespace.as_deref().map(std::os::fd::AsFd::as_fd),
+            cgroup: Some(attachment),
+            stdio,
+            seccomp: live.filter.as_ref().map(|filter| filter.borrow()),
+        };
+        let prepared = prepare_exec(&live.spec, inputs)
+            .map_err(|source| Error::Prepare { container: container.id.clone(), source })?;
+        let executed = keeper.exec(&container.id, prepared.launch, prepared.descriptors).await;
+        match executed {
+            Ok(process) => Ok(Execution { process, scope, ended: false }),
+            Err(source) => {
+                if let Some(scope) = scope {
+                    let _ = scope.remove(Duration::ZERO);
+                }
+                let action = "execute the command";
+                Err(Error::Keeper { pod: pod.id.clone(), action, source })
+            }
+        }
+    }
+
+    async fn collect(
+        &self,
+        container: &Arc<Container>,
+        command: &[String],
+        apart: bool,
+    ) -> Result<ExecOutput, Error> {
+        let (stdout, child_out) = output_pipe()?;
+        let (stderr, child_err) = output_pipe()?;
+        let files = StdioSource::Files([null()?, child_out, child_err]);
+        let mut execution = self.execute(container, command, files, apart).await?;
+        let room = AtomicUsize::new(OUTPUT_MAX);
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let exit_code = {
+            let mut reading = std::pin::pin!(async {
+                tokio::join!(fill(stdout, &mut out, &room), fill(stderr, &mut err, &room))
+            });
+            let mut read = false;
+            let code = loop {
+                tokio::select! {
+                    code = execution.exit_code() => break code,
+                    _ = &mut reading, if !read => read = true,
+                }
+            };
+            if !read {
+                // A child that it left behind may hold the pipes for ever.
+                let _ = tokio::time::timeout(self.config.drain, reading).await;
+            }
+            code.map_err(|source| Error::Keeper {
+                pod: container.pod.clone(),
+                action: "follow the command",
+                source,
+            })?
+        };
+        if room.load(Ordering::Relaxed) == 0 {
+            err.extend_from_slice(b"\n[minke: the output was cut: an answer holds 16 MiB]\n");
+        }
+        Ok(ExecOutput { stdout: out, stderr: err, exit_code })
+    }
+}
+
+/// Reads to the end; keeps what there is room for.
+async fn fill(mut from: impl AsyncRead + Unpin, into: &mut Vec<u8>, room: &AtomicUsize) {
+    let mut buffer = vec![0; 16 << 10];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        let take = |left: usize| Some(left - left.min(count));
+        let before = room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        into.extend_from_slice(&buffer[..count.min(before.unwrap_or_default())]);
+    }
+}
+
+/// A pipe from a process: the end that we read, and the process's.
+pub(crate) fn output_pipe() -> Result<(pipe::Receiver, OwnedFd), Error> {
+    let made = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from);
+    let made = made.and_then(|(read, write)| Ok((pipe::Receiver::from_owned_fd(read)?, write)));
+    made.map_err(|_| Error::Internal("no pipe can be made"))
+}
+
+/// A pipe to a process: the end that we write, and the process's.
+pub(crate) fn input_pipe() -> Result<(pipe::Sender, OwnedFd), Error> {
+    let made = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from);
+    let made = made.and_then(|(read, write)| Ok((pipe::Sender::from_owned_fd(write)?, read)));
+    made.map_err(|_| Error::Internal("no pipe can be made"))
+}
+
+/// Nothing to read.
+pub(crate) fn null() -> Result<OwnedFd, Error> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    rustix::fs::open("/dev/null", flags, Mode::empty())
+        .map_err(|_| Error::Internal("/dev/null cannot be opened"))
+}
+
+/// The size of a terminal before the client has told its own.
+pub(crate) fn no_window() -> Window {
+    Window::default()
+}
+
+fn scope_name() -> Result<String, Error> {
+    let bytes = random_bytes()?;
+    let digits: String = bytes[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("exec-{digits}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_there_is_no_room_for_is_read_and_dropped() {
+        let room = AtomicUsize::new(5);
+        let (mut one, mut two) = (Vec::new(), Vec::new());
+        fill(&b"abc"[..], &mut one, &room).await;
+        fill(&b"defgh"[..], &mut two, &room).await;
+        assert_eq!((one.as_slice(), two.as_slice()), (&b"abc"[..], &b"de"[..]));
+        assert_eq!(room.load(Ordering::Relaxed), 0);
+    }
+}

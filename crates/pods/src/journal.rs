@@ -1,0 +1,166 @@
+//! Writes records: at once where the daemon's restart needs them, a second later where a reboot does.
+//!
+//! ```text
+//!   save(pod) --> <state>/pods/<id>/record.json (rename, no sync) --> marked dirty
+//!                                                                        |  the copier sleeps until then
+//!                                                                        v
+//!                 one second later: <root>/pods/<id>.json (synced) for all that are dirty
+//! ```
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use model::PodId;
+use tokio::sync::Notify;
+
+use crate::error::Error;
+use crate::pod::Pod;
+use crate::record::{self, Durability, PodRecord, Unreadable};
+
+/// How far the copy that survives a reboot may lag.
+const LAG: Duration = Duration::from_secs(1);
+
+/// The two places where records are kept.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    state: PathBuf,
+    root: PathBuf,
+    dirty: Mutex<HashSet<PodId>>,
+    wake: Notify,
+}
+
+impl Journal {
+    /// Makes the directories below `state` (as /run/minke) and `root` (as /var/lib/minke).
+    pub(crate) fn open(state: &Path, root: &Path) -> Result<Self, Error> {
+        let (state_pods, root_pods) = (state.join("pods"), root.join("pods"));
+        for dir in [state, root, &state_pods, &root_pods] {
+            record::make_private_dir(dir)?;
+        }
+        Ok(Self {
+            state: state_pods,
+            root: root_pods,
+            dirty: Mutex::default(),
+            wake: Notify::new(),
+        })
+    }
+
+    /// The pod's own directory below the state directory.
+    pub(crate) fn pod_dir(&self, id: &PodId) -> PathBuf {
+        self.state.join(id.as_str())
+    }
+
+    /// Writes the pod's record and has the copy follow.
+    pub(crate) async fn save(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
+        let (journal, pod) = (Arc::clone(self), Arc::clone(pod));
+        let saved = tokio::task::spawn_blocking(move || {
+            let path = journal.pod_dir(&pod.id).join("record.json");
+            pod.recorded(|record| write(&path, record, Durability::Process))?;
+            journal.mark(&pod.id);
+            Ok(())
+        });
+        saved.await.unwrap_or(Err(Error::Internal("a record's writer was stopped")))
+    }
+
+    /// Removes the pod's record at once and its copy within the lag.
+    pub(crate) async fn erase(self: &Arc<Self>, id: &PodId) -> Result<(), Error> {
+        let (journal, id) = (Arc::clone(self), id.clone());
+        let erased = tokio::task::spawn_blocking(move || {
+            let dir = journal.pod_dir(&id);
+            match fs::remove_dir_all(&dir) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(record::file(&dir, "removed")(error));
+                }
+                _ => {}
+            }
+            journal.mark(&id);
+            Ok(())
+        });
+        erased.await.unwrap_or(Err(Error::Internal("a record's eraser was stopped")))
+    }
+
+    fn mark(&self, id: &PodId) {
+        self.dirty.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+        self.wake.notify_one();
+    }
+
+    /// Copies what has changed, a second after it did; runs until it is dropped.
+    pub(crate) async fn copy_changes(self: Arc<Self>) {
+        loop {
+            self.wake.notified().await;
+            tokio::time::sleep(LAG).await;
+            let journal = Arc::clone(&self);
+            let copied = tokio::task::spawn_blocking(move || journal.flush()).await;
+            if let Ok(Err(error)) = copied {
+                // The copy is tried again with the next change; the pods themselves are well.
+                tracing::warn!(error = &error as &dyn std::error::Error, "records are not copied");
+            }
+        }
+    }
+
+    /// Copies all that has changed, now.
+    pub(crate) fn flush(&self) -> Result<(), Error> {
+        let dirty = std::mem::take(&mut *self.dirty.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut result = Ok(());
+        for id in dirty {
+            if let Err(error) = self.copy(&id) {
+                self.dirty.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+                result = Err(error);
+            }
+        }
+        result
+    }
+
+    fn copy(&self, id: &PodId) -> Result<(), Error> {
+        let from = self.pod_dir(id).join("record.json");
+        let to = self.root.join(id.as_str()).with_extension("json");
+        match fs::read(&from) {
+            Ok(bytes) => record::replace(&to, &bytes, Durability::Power),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                match fs::remove_file(&to) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        Err(record::file(&to, "removed")(error))
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Err(error) => Err(record::file(&from, "read")(error)),
+        }
+    }
+
+    /// Every record of this boot's daemon or of an earlier boot's, and those that are unreadable,
+    /// which are set aside so that the next start does not meet them again.
+    pub(crate) fn load(&self) -> (Vec<PodRecord>, Vec<Unreadable>) {
+        let (mut records, mut unreadable) = record::read_all(&self.state, Some("record.json"));
+        let (copies, unreadable_copies) = record::read_all(&self.root, None);
+        let known: HashSet<PodId> = records.iter().map(|record| record.id.clone()).collect();
+        records.extend(copies.into_iter().filter(|copy| !known.contains(&copy.id)));
+        unreadable.extend(unreadable_copies);
+        for bad in &unreadable {
+            self.set_aside(&bad.path);
+        }
+        (records, unreadable)
+    }
+
+    fn set_aside(&self, path: &Path) {
+        let (Some(name), Some(parent)) = (path.file_name(), path.parent().and_then(Path::parent))
+        else {
+            return;
+        };
+        let aside = parent.join("unreadable");
+        let moved = record::make_private_dir(&aside).and_then(|()| {
+            fs::rename(path, aside.join(name)).map_err(record::file(path, "set aside"))
+        });
+        if let Err(error) = moved {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a bad record stays in place");
+        }
+    }
+}
+
+fn write(path: &Path, record: &PodRecord, durability: Durability) -> Result<(), Error> {
+    let bytes = serde_json::to_vec(record)
+        .map_err(|error| record::file(path, "rendered")(std::io::Error::other(error)))?;
+    record::replace(path, &bytes, durability)
+}

@@ -1,0 +1,281 @@
+//! RunPodSandbox, as phases of which each can undo itself.
+//!
+//! ```text
+//!   Reserved    name, directory, record                     fail: nothing more to undo
+//!   Launched    keeper in the pod's namespaces, pod files   fail: the keeper is killed
+//!   Networked   links, addresses, host ports                fail: the network is released
+//!   READY
+//! ```
+//!
+//! The keeper comes before the network because the namespace is born with it. After a failure the
+//! pod stays listed NOTREADY until it is removed; it holds no address, mount or name, so a retry
+//! starts afresh under another id.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use keeper::Sandbox;
+use model::{IpcMode, NetworkMode, PodId, PodSpec, PodState};
+
+use crate::create::random_bytes;
+use crate::error::Error;
+use crate::files;
+use crate::names::Reservation;
+use crate::pod::Pod;
+use crate::record::{self, ProcessIdentity};
+use crate::runtime::{Runtime, Shared};
+use crate::stats::blocking;
+use crate::view::EventKind;
+
+/// The size of a pod's /dev/shm, as the field has it.
+const SHM_SIZE: u64 = 64 << 20;
+
+impl Runtime {
+    /// Makes a pod sandbox; returns when it is READY. A retry with an equal request joins the
+    /// running operation or gets its id; one whose caller has gone away runs to its end.
+    ///
+    /// # Errors
+    /// [`Error::NameTaken`], what is wrong with the request, what could not be made.
+    pub async fn run_pod(&self, spec: PodSpec) -> Result<PodId, Error> {
+        self.0.check(&spec)?;
+        let spec = Arc::new(spec);
+        let id = PodId::from_random(random_bytes()?);
+        let ready = |id: &PodId| {
+            let pod = self.0.index.pod(id.as_str());
+            pod.is_ok_and(|pod| pod.cell().state == PodState::Ready)
+        };
+        let joined = match self.0.pod_names.reserve(&spec.metadata, &spec, &id, ready)? {
+            Reservation::Settled(id) => return Ok(id),
+            Reservation::Join(joined) => joined,
+            Reservation::New(running) => {
+                let joined = running.join();
+                let shared = Arc::clone(&self.0);
+                tokio::spawn(async move {
+                    let ran = shared.launch(&spec, &id).await;
+                    match &ran {
+                        Ok(()) => shared.pod_names.settle(&spec.metadata),
+                        Err(_) => shared.pod_names.free(&spec.metadata, &id),
+                    }
+                    running.finish(ran.map(|()| id).map_err(Arc::new));
+                });
+                joined
+            }
+        };
+        joined.outcome().await
+    }
+}
+
+/// A pod that is listed and recorded and has nothing else.
+struct Reserved {
+    shared: Arc<Shared>,
+    pod: Arc<Pod>,
+}
+
+/// A pod whose keeper lives in its namespaces.
+struct Launched {
+    reserved: Reserved,
+    keeper: Arc<keeper::Keeper>,
+    events: keeper::Events,
+    netns: OwnedFd,
+}
+
+impl Shared {
+    /// Refuses what no pod can be made from.
+    fn check(&self, spec: &PodSpec) -> Result<(), Error> {
+        let invalid =
+            |field: &str, reason: String| Err(Error::Invalid { field: field.to_owned(), reason });
+        if !spec.runtime_handler.is_empty() && !self.config.handlers.contains(&spec.runtime_handler)
+        {
+            let known = self.config.handlers.join(", ");
+            let reason =
+                format!("there is no handler {:?}; configured: {known}", spec.runtime_handler);
+            return invalid("runtime_handler", reason);
+        }
+        if spec.metadata.name.is_empty() {
+            return invalid("metadata.name", "must not be empty".into());
+        }
+        if let Some(directory) = &spec.log_directory
+            && !directory.is_empty()
+            && !directory.starts_with('/')
+        {
+            return invalid("log_directory", format!("{directory:?} is not an absolute path"));
+        }
+        spec::pod_sysctls(spec).map_err(Error::Spec)?;
+        self.pod_cgroup(&PodId::from_random([0; 32]), spec)?;
+        Ok(())
+    }
+
+    async fn launch(self: &Arc<Self>, spec: &Arc<PodSpec>, id: &PodId) -> Result<(), Error> {
+        let reserved = Reserved::new(self, spec, id).await?;
+        let launched = reserved.launch().await?;
+        launched.network().await
+    }
+}
+
+impl Reserved {
+    /// Lists the pod NOTREADY, and records that it is on its way.
+    async fn new(shared: &Arc<Shared>, spec: &Arc<PodSpec>, id: &PodId) -> Result<Self, Error> {
+        let pod = Pod::reserved(id.clone(), Arc::clone(spec), Arc::clone(&shared.boot_id));
+        let reserved = Self { shared: Arc::clone(shared), pod: Arc::new(pod) };
+        let (dir, spec) = (shared.journal.pod_dir(id), Arc::clone(spec));
+        blocking(move || {
+            record::make_private_dir(&dir)?;
+            files::write(&dir, &spec).map(drop)
+        })
+        .await?;
+        shared.journal.save(&reserved.pod).await?;
+        shared.index.insert_pod(Arc::clone(&reserved.pod));
+        Ok(reserved)
+    }
+
+    /// Makes the keeper.
+    async fn launch(self) -> Result<Launched, Error> {
+        let spec = self.pod.spec();
+        let modes = &spec.security.namespaces;
+        let own_network = modes.network == NetworkMode::Pod;
+        let sandbox = Sandbox {
+            network: own_network,
+            ipc: modes.ipc == IpcMode::Pod,
+            uts: own_network,
+            user: modes.user.clone(),
+            hostname: Some(spec.hostname.clone()).filter(|name| !name.is_empty()),
+            shm_size: (modes.ipc == IpcMode::Pod).then_some(SHM_SIZE),
+            sysctls: spec::pod_sysctls(&spec).map_err(Error::Spec)?,
+            max_version: None,
+        };
+        let socket = self.shared.journal.pod_dir(&self.pod.id).join("keeper.sock");
+        let made = self.shared.seed.make(&sandbox, &socket).await;
+        let made = made.map_err(|source| Error::Keeper {
+            pod: self.pod.id.clone(),
+            action: "be made",
+            source,
+        })?;
+        let keeper = Arc::new(made.keeper);
+        {
+            let mut cell = self.pod.cell();
+            cell.keeper_identity = ProcessIdentity::of(keeper.pid());
+            cell.keeper = Some(Arc::clone(&keeper));
+            cell.user_namespace = made.user.map(Arc::new);
+        }
+        Ok(Launched { reserved: self, keeper, events: made.events, netns: made.net })
+    }
+}
+
+impl Launched {
+    /// Makes the network, where the pod has one of its own, and the pod READY.
+    async fn network(self) -> Result<(), Error> {
+        let Self { reserved: Reserved { shared, pod }, keeper, events, netns } = self;
+        let networked = shared.acquire(&pod, netns).await;
+        let readied = match networked {
+            Ok(()) => shared.make_pod_cgroup(&pod).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = readied {
+            pod.cell().keeper = None;
+            keeper.kill();
+            keeper.lost().await;
+            pod.cell().keeper_identity = None;
+            // What the network could not take back is in its own records, and goes at the next start.
+            let released = shared.release(&pod).await;
+            let saved = shared.journal.save(&pod).await;
+            if let Err(second) = released.and(saved) {
+                let pod = pod.id.as_str();
+                tracing::warn!(
+                    pod,
+                    error = &second as &dyn std::error::Error,
+                    "undo is incomplete"
+                );
+            }
+            return Err(error);
+        }
+        shared.publish(&pod, pod.id.as_str(), EventKind::Created, || true);
+        shared.publish(&pod, pod.id.as_str(), EventKind::Started, || {
+            pod.cell().state = PodState::Ready;
+            true
+        });
+        shared.follow(&pod, keeper, events);
+        shared.journal.save(&pod).await
+    }
+}
+
+impl Shared {
+    /// Gives a pod with a network namespace of its own its addresses and ports.
+    async fn acquire(&self, pod: &Pod, netns: OwnedFd) -> Result<(), Error> {
+        let spec = pod.spec();
+        if spec.security.namespaces.network == NetworkMode::Node {
+            return Ok(());
+        }
+        let request = network::Request {
+            pod: pod.id.clone(),
+            label: format!("{}/{}", spec.metadata.namespace, spec.metadata.name),
+            netns,
+            ports: spec.ports.clone(),
+        };
+        let acquired = self.network.acquire(request).await.map_err(|source| Error::Network {
+            pod: pod.id.clone(),
+            action: "set up",
+            source,
+        })?;
+        let mut cell = pod.cell();
+        cell.netns = Some(acquired.netns.clone());
+        cell.network = Some(acquired);
+        Ok(())
+    }
+
+    /// Makes the cgroup that will hold the containers' and remembers whether it was there.
+    async fn make_pod_cgroup(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
+        let path = self.pod_cgroup(&pod.id, &pod.spec())?;
+        let (shared, pod) = (Arc::clone(self), Arc::clone(pod));
+        blocking(move || {
+            let created = shared.cgroups.create(&path).map_err(|source| Error::Cgroup {
+                path: path.as_str().to_owned(),
+                action: "created",
+                source,
+            })?;
+            pod.cell().cgroups_made = created.made;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Listens to a keeper until it goes.
+    pub(crate) fn follow(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        keeper: Arc<keeper::Keeper>,
+        mut events: keeper::Events,
+    ) {
+        let (shared, pod) = (Arc::clone(self), Arc::clone(pod));
+        tokio::spawn(async move {
+            while let Some(event) = events.next().await {
+                shared.on_event(&pod, event).await;
+            }
+            keeper.lost().await;
+            // A pod that was stopped has let its keeper go before.
+            if let Err(error) = shared.keeper_lost(&pod).await {
+                let pod = pod.id.as_str();
+                tracing::error!(pod, error = &error as &dyn std::error::Error, "clean-up failed");
+            }
+        });
+    }
+
+    async fn on_event(self: &Arc<Self>, pod: &Arc<Pod>, event: keeper::Event) {
+        match event {
+            keeper::Event::ContainerExited { container, exit } => {
+                let Ok(container) = self.index.container(container.as_str()) else { return };
+                let end = crate::ends::End::Seen { code: exit.code, at: exit.at };
+                if let Err(error) = self.container_ended(pod, &container, end).await {
+                    let id = container.id.as_str();
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(container = id, error, "the end is not recorded");
+                }
+            }
+            keeper::Event::LogDropped { container, lines, errno } => {
+                let error = std::io::Error::from_raw_os_error(errno);
+                let id = container.as_str();
+                tracing::warn!(container = id, lines, %error, "log lines were dropped");
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! A pod in memory: what was asked for, its state, and what it holds while it lives.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use model::{ContainerId, PodId, PodSpec, PodState, Timestamp};
+
+use crate::container::Container;
+use crate::error::Error;
+use crate::record::{self, PodRecord, ProcessIdentity};
+use crate::stats::Gauge;
+use crate::view::{PodFilter, PodView};
+
+/// A pod sandbox.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    pub(crate) id: PodId,
+    pub(crate) created_at: Timestamp,
+    /// Containers are created and started under a shared hold, the pod is stopped and removed under
+    /// the only one: nothing slips into a pod that is being stopped.
+    pub(crate) gate: tokio::sync::RwLock<()>,
+    /// Counters of its cgroup, open once somebody has asked.
+    pub(crate) gauge: Gauge,
+    cell: Mutex<Cell>,
+    /// Lets one record be written at a time, so that an older one never replaces a newer.
+    writing: Mutex<()>,
+}
+
+/// What changes; locked for moments, never across an await.
+#[derive(Debug)]
+pub(crate) struct Cell {
+    pub(crate) spec: Arc<PodSpec>,
+    pub(crate) state: PodState,
+    pub(crate) boot_id: Arc<str>,
+    /// The connection to its keeper while that lives.
+    pub(crate) keeper: Option<Arc<keeper::Keeper>>,
+    /// The keeper as the record names it.
+    pub(crate) keeper_identity: Option<ProcessIdentity>,
+    pub(crate) network: Option<network::Attachment>,
+    pub(crate) netns: Option<PathBuf>,
+    pub(crate) cgroups_made: Vec<PathBuf>,
+    /// The namespace that owns the pod's others, where it has one.
+    pub(crate) user_namespace: Option<Arc<OwnedFd>>,
+    pub(crate) containers: Vec<Arc<Container>>,
+}
+
+impl Pod {
+    /// A pod that has nothing yet but its name.
+    pub(crate) fn reserved(id: PodId, spec: Arc<PodSpec>, boot_id: Arc<str>) -> Self {
+        let cell = Cell {
+            spec,
+            state: PodState::NotReady,
+            boot_id,
+            keeper: None,
+            keeper_identity: None,
+            network: None,
+            netns: None,
+            cgroups_made: Vec::new(),
+            user_namespace: None,
+            containers: Vec::new(),
+        };
+        Self {
+            id,
+            created_at: Timestamp::now(),
+            gate: tokio::sync::RwLock::default(),
+            gauge: Gauge::default(),
+            cell: Mutex::new(cell),
+            writing: Mutex::default(),
+        }
+    }
+
+    /// A pod as its record tells, without its keeper.
+    pub(crate) fn recorded_as(record: PodRecord) -> Self {
+        let cell = Cell {
+            spec: record.spec,
+            state: record.state,
+            boot_id: record.boot_id.into(),
+            keeper: None,
+            keeper_identity: record.keeper,
+            network: record.network,
+            netns: None,
+            cgroups_made: record.cgroups_made,
+            user_namespace: None,
+            containers: Vec::new(),
+        };
+        Self {
+            id: record.id,
+            created_at: record.created_at,
+            gate: tokio::sync::RwLock::default(),
+            gauge: Gauge::default(),
+            cell: Mutex::new(cell),
+            writing: Mutex::default(),
+        }
+    }
+
+    /// Its changing part.
+    pub(crate) fn cell(&self) -> MutexGuard<'_, Cell> {
+        self.cell.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was asked for.
+    pub(crate) fn spec(&self) -> Arc<PodSpec> {
+        Arc::clone(&self.cell().spec)
+    }
+
+    /// Its containers, oldest first.
+    pub(crate) fn containers(&self) -> Vec<Arc<Container>> {
+        self.cell().containers.clone()
+    }
+
+    /// Its keeper, where it is READY.
+    pub(crate) fn keeper(&self) -> Result<Arc<keeper::Keeper>, Error> {
+        let cell = self.cell();
+        match (&cell.keeper, cell.state) {
+            (Some(keeper), PodState::Ready) => Ok(Arc::clone(keeper)),
+            _ => Err(Error::WrongState {
+                what: "pod sandbox",
+                id: self.id.to_string(),
+                state: "not ready",
+                reason: "it has been stopped or lost",
+            }),
+        }
+    }
+
+    pub(crate) fn forget_container(&self, id: &ContainerId) {
+        self.cell().containers.retain(|container| container.id != *id);
+    }
+
+    /// Hands a record of the present to `write`, one caller at a time.
+    pub(crate) fn recorded<T>(&self, write: impl FnOnce(&PodRecord) -> T) -> T {
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let record = {
+            let cell = self.cell();
+            PodRecord {
+                version: record::VERSION,
+                boot_id: cell.boot_id.to_string(),
+                id: self.id.clone(),
+                spec: Arc::clone(&cell.spec),
+                created_at: self.created_at,
+                state: cell.state,
+                keeper: cell.keeper_identity,
+                network: cell.network.clone(),
+                cgroups_made: cell.cgroups_made.clone(),
+                containers: cell.containers.iter().map(|container| container.record()).collect(),
+            }
+        };
+        write(&record)
+    }
+
+    /// What the outside sees.
+    pub(crate) fn view(&self) -> PodView {
+        let cell = self.cell();
+        let ready = cell.state == PodState::Ready;
+        PodView {
+            id: self.id.clone(),
+            spec: Arc::clone(&cell.spec),
+            state: cell.state,
+            created_at: self.created_at,
+            ips: match &cell.network {
+                Some(network) if ready => network.ips().collect(),
+                _ => Vec::new(),
+            },
+            pid: cell.keeper_identity.filter(|_| ready).map(|keeper| keeper.pid),
+            netns: cell.netns.as_ref().filter(|_| ready).map(|path| path.display().to_string()),
+        }
+    }
+
+    /// Whether the filter's state and labels admit it; the id was looked up before.
+    pub(crate) fn matches(&self, filter: &PodFilter) -> bool {
+        let cell = self.cell();
+        filter.state.is_none_or(|state| state == cell.state)
+            && filter.labels.iter().all(|(key, value)| cell.spec.labels.get(key) == Some(value))
+    }
+}

@@ -1,0 +1,345 @@
+//! What a new daemon does with what an earlier one left.
+//!
+//! ```text
+//!   record of this boot, keeper alive ----> adopted: states and ends from the keeper
+//!                        keeper gone  ----> NOTREADY, what is left is killed, network released
+//!   record of an earlier boot -----------> NOTREADY, what ran has EXITED 255 Unknown
+//!   record that cannot be read ----------> set aside, by name
+//!   then: what no pod owns is removed (networks, writable layers, leases)
+//! ```
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use model::{ContainerId, PodState, Timestamp};
+use oci_spec::runtime::Spec;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::container::{Container, Live};
+use crate::ends::{self, End};
+use crate::error::Error;
+use crate::events::Events;
+use crate::filter::Filters;
+use crate::index::Index;
+use crate::journal::Journal;
+use crate::names::Names;
+use crate::node::Node;
+use crate::pod::Pod;
+use crate::record::{self, ContainerRecord, PodRecord};
+use crate::runtime::{Config, Parts, Runtime, Shared};
+use crate::stop::run_to_end;
+use crate::view::ContainerPhase;
+
+impl Runtime {
+    /// Takes over what the last daemon left and removes what belongs to no pod.
+    ///
+    /// # Errors
+    /// Directories that cannot be made, a node that lacks what pods need. A pod that cannot be taken
+    /// over is no error: it is listed NOTREADY, or set aside.
+    pub async fn open(config: Config, parts: Parts) -> Result<Self, Error> {
+        let journal = Arc::new(Journal::open(&config.state, &config.root)?);
+        let containers = config.root.join("containers");
+        record::make_private_dir(&containers)?;
+        let overlay = executor::prepare::probe(&containers).map_err(Error::Node)?;
+        let cgroup_view = executor::prepare::CgroupView::detect().map_err(Error::Node)?;
+        let node = Node::discover(&parts.cgroups);
+        let runtime = Self(Arc::new(Shared {
+            config,
+            images: parts.images,
+            network: parts.network,
+            cgroups: parts.cgroups,
+            seed: parts.seed,
+            node,
+            overlay,
+            cgroup_view,
+            boot_id: record::boot_id()?.into(),
+            index: Index::default(),
+            journal: Arc::clone(&journal),
+            events: Events::default(),
+            filters: Filters::default(),
+            pod_names: Names::new("pod sandbox"),
+            container_names: Names::new("container"),
+        }));
+        runtime.0.recover().await?;
+        tokio::spawn(journal.copy_changes());
+        Ok(runtime)
+    }
+
+    /// Writes down all that is not yet durable; to be called before the daemon ends.
+    ///
+    /// # Errors
+    /// A record that cannot be written.
+    pub async fn flush(&self) -> Result<(), Error> {
+        let journal = Arc::clone(&self.0.journal);
+        crate::stats::blocking(move || journal.flush()).await
+    }
+
+    /// Stops and removes every pod.
+    ///
+    /// # Errors
+    /// The first that could not be removed; the others are removed all the same.
+    pub async fn remove_all(&self) -> Result<(), Error> {
+        let pods = self.0.index.pods(None);
+        let removals = pods.iter().map(|pod| self.remove_pod(pod.id.as_str()));
+        futures_util::future::join_all(removals).await.into_iter().collect()
+    }
+}
+
+impl Shared {
+    async fn recover(self: &Arc<Self>) -> Result<(), Error> {
+        let (records, unreadable) = self.journal.load();
+        for bad in unreadable {
+            let record = bad.path.display();
+            let error = &bad.error as &dyn std::error::Error;
+            tracing::error!(%record, error, "this record is set aside, and its pod with it");
+        }
+        let pods = records.into_iter().map(|record| {
+            let shared = Arc::clone(self);
+            run_to_end(async move { shared.recover_pod(record).await })
+        });
+        let mut first = Ok(());
+        for recovered in futures_util::future::join_all(pods).await {
+            if let Err(error) = recovered {
+                tracing::error!(error = &error as &dyn std::error::Error, "a pod is not recovered");
+                first = Ok(());
+            }
+        }
+        self.sweep().await?;
+        first
+    }
+
+    async fn recover_pod(self: &Arc<Self>, record: PodRecord) -> Result<(), Error> {
+        let this_boot = record.boot_id == *self.boot_id;
+        let containers = record.containers.clone();
+        let pod = Arc::new(Pod::recorded_as(record));
+        self.index.insert_pod(Arc::clone(&pod));
+        let spec = pod.spec();
+        let keeper = match this_boot.then(|| pod.cell().keeper_identity).flatten() {
+            Some(identity) if identity.is_alive() => self.reconnect(&pod).await,
+            _ => None,
+        };
+        let known = match &keeper {
+            Some((_, status, _)) => phases(status),
+            None => HashMap::new(),
+        };
+        for record in containers {
+            self.recover_container(&pod, record, this_boot, &known)?;
+        }
+        match keeper {
+            Some((keeper, status, events)) => {
+                self.adopt(&pod, Arc::new(keeper), status, events).await?;
+                self.pod_names.adopt(spec.metadata.clone(), spec, pod.id.clone());
+            }
+            None => self.bury(&pod, this_boot).await?,
+        }
+        self.journal.save(&pod).await
+    }
+
+    /// Speaks to the keeper of an earlier daemon; none where it does not answer.
+    async fn reconnect(
+        &self,
+        pod: &Pod,
+    ) -> Option<(keeper::Keeper, keeper::Status, keeper::Events)> {
+        let socket = self.journal.pod_dir(&pod.id).join("keeper.sock");
+        let connected = async {
+            let (keeper, events) = keeper::Keeper::connect(&socket).await?;
+            let status = keeper.status().await?;
+            Ok::<_, keeper::Error>((keeper, status, events))
+        };
+        match connected.await {
+            Ok(connected) => Some(connected),
+            Err(error) => {
+                let pod = pod.id.as_str();
+                tracing::error!(pod, error = &error as &dyn std::error::Error, "keeper is lost");
+                None
+            }
+        }
+    }
+
+    fn recover_container(
+        &self,
+        pod: &Arc<Pod>,
+        mut record: ContainerRecord,
+        this_boot: bool,
+        known: &HashMap<ContainerId, keeper::ContainerPhase>,
+    ) -> Result<(), Error> {
+        let init = record.init;
+        if !this_boot {
+            record.state = ends::after_reboot(record.state);
+            record.init = None;
+        } else if let Some(keeper::ContainerPhase::Running { started_at }) = known.get(&record.id)
+            && record.state == model::ContainerState::Created
+        {
+            // Started, and the daemon died before it could write that down.
+            record.state = model::ContainerState::Running { started_at: *started_at };
+        }
+        let name = (pod.id.clone(), record.spec.metadata.clone());
+        self.container_names.adopt(name, Arc::clone(&record.spec), record.id.clone());
+        let images = std::iter::once(&record.facts.image_id);
+        for image in images.chain(record.facts.image_volumes.values()) {
+            let Ok(image) = image.parse() else { continue };
+            // An image that was removed by hand is missed at the next create, not now.
+            let _ = self.images.lease(&image, record.id.as_str());
+        }
+        let container = Arc::new(Container::new(record, pod.id.clone()));
+        if this_boot && container.phase() != ContainerPhase::Exited {
+            let pidfd = init.filter(|init| init.is_alive()).and_then(|init| pidfd(init.pid));
+            container.cell().live = self.relive(pod, &container, pidfd)?.map(Arc::new);
+        }
+        pod.cell().containers.push(Arc::clone(&container));
+        self.index.insert_container(container);
+        Ok(())
+    }
+
+    /// What a living container holds, from the files that its creation left. Without its process it
+    /// still holds a cgroup that may have others.
+    fn relive(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        pidfd: Option<OwnedFd>,
+    ) -> Result<Option<Live>, Error> {
+        let Some(pidfd) = pidfd else { return Ok(None) };
+        let path = self.spec_path(&pod.id, &container.id);
+        let bytes = fs::read(&path).map_err(record::file(&path, "read"))?;
+        let mut spec: Spec = serde_json::from_slice(&bytes)
+            .map_err(|error| record::file(&path, "understood")(std::io::Error::other(error)))?;
+        let profile = spec.linux_mut().as_mut().and_then(|linux| {
+            let profile = linux.seccomp().clone();
+            linux.set_seccomp(None);
+            profile
+        });
+        let filter =
+            profile.map(|profile| self.filters.known(profile, &container.id)).transpose()?;
+        let cgroup = cgroup::CgroupPath::new(&container.facts.cgroup).map_err(|source| {
+            Error::Cgroup { path: container.facts.cgroup.clone(), action: "named", source }
+        })?;
+        Ok(Some(Live { pidfd, cgroup: self.cgroups.open(&cgroup), spec: Arc::new(spec), filter }))
+    }
+
+    /// Goes on with a pod whose keeper lives.
+    async fn adopt(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        keeper: Arc<keeper::Keeper>,
+        status: keeper::Status,
+        events: keeper::Events,
+    ) -> Result<(), Error> {
+        {
+            let mut cell = pod.cell();
+            cell.keeper = Some(Arc::clone(&keeper));
+            cell.netns = cell.network.as_ref().map(|network| network.netns.clone());
+            if cell.spec.security.namespaces.user.is_some() {
+                cell.user_namespace = owner_of(keeper.pid()).map(Arc::new);
+            }
+        }
+        let phases = phases(&status);
+        for container in pod.containers() {
+            let end = match phases.get(&container.id) {
+                Some(keeper::ContainerPhase::Exited { exit, .. }) => {
+                    Some(End::Seen { code: exit.code, at: exit.at })
+                }
+                Some(_) => None,
+                None => Some(End::Unknown),
+            };
+            if let Some(end) = end {
+                self.container_ended(pod, &container, end).await?;
+            }
+        }
+        for unknown in status.containers.iter().filter(|c| !listed(pod, &c.id)) {
+            // Created, and the daemon died before it could write that down: the caller tries again.
+            if let Some(pidfd) = pidfd(unknown.pid) {
+                let _ = sys::pidfd::send_signal(&pidfd, model::Signal::KILL.number());
+            }
+            let _ = keeper.forget(&unknown.id).await;
+        }
+        tracing::info!(pod = pod.id.as_str(), "pod adopted");
+        self.follow(pod, keeper, events);
+        Ok(())
+    }
+
+    /// Ends a pod that has no keeper any more.
+    async fn bury(self: &Arc<Self>, pod: &Arc<Pod>, this_boot: bool) -> Result<(), Error> {
+        let was_ready = std::mem::replace(&mut pod.cell().state, PodState::NotReady);
+        let identity = pod.cell().keeper_identity.take();
+        if this_boot && let Some(identity) = identity.filter(|identity| identity.is_alive()) {
+            // It lives and does not answer.
+            if let Some(pidfd) = pidfd(identity.pid) {
+                let _ = sys::pidfd::send_signal(&pidfd, model::Signal::KILL.number());
+            }
+        }
+        for container in pod.containers() {
+            if let Some(live) = container.live() {
+                ends::kill(&live);
+            }
+            let end = if this_boot { End::KeeperLost } else { End::Unknown };
+            self.container_ended(pod, &container, end).await?;
+        }
+        if was_ready == PodState::Ready {
+            tracing::warn!(pod = pod.id.as_str(), at = ?Timestamp::now(), "pod is not ready any more");
+        }
+        self.release(pod).await
+    }
+
+    /// Removes what belongs to no pod: networks, writable layers, image leases.
+    async fn sweep(self: &Arc<Self>) -> Result<(), Error> {
+        let pods = self.index.pods(None);
+        let live =
+            pods.iter().filter_map(|pod| Some((pod.id.clone(), pod.cell().network.clone()?)));
+        let adopted = self.network.adopt(live.collect()).await;
+        if let Err(error) = adopted {
+            tracing::warn!(error = &error as &dyn std::error::Error, "networks are not swept");
+        }
+        let containers: HashSet<String> = self
+            .index
+            .containers(None)
+            .iter()
+            .map(|container| container.id.as_str().to_owned())
+            .collect();
+        let dir = self.config.root.join("containers");
+        let swept = crate::stats::blocking(move || {
+            for entry in fs::read_dir(&dir).map_err(record::file(&dir, "read"))?.flatten() {
+                let name = entry.file_name();
+                if !name.to_str().is_some_and(|name| containers.contains(name)) {
+                    fs::remove_dir_all(entry.path())
+                        .map_err(record::file(&entry.path(), "removed"))?;
+                }
+            }
+            Ok(())
+        });
+        if let Err(error) = swept.await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "leftovers are not swept");
+        }
+        self.images.adopted().await.map_err(Error::Images)
+    }
+}
+
+fn phases(status: &keeper::Status) -> HashMap<ContainerId, keeper::ContainerPhase> {
+    status.containers.iter().map(|c| (c.id.clone(), c.state.clone())).collect()
+}
+
+fn listed(pod: &Pod, id: &ContainerId) -> bool {
+    pod.cell().containers.iter().any(|container| container.id == *id)
+}
+
+fn pidfd(pid: u32) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+/// The user namespace that owns a process' IPC namespace (ioctl_ns(2)).
+fn owner_of(pid: u32) -> Option<OwnedFd> {
+    let namespaces = ["net", "ipc", "uts"].into_iter();
+    let files = namespaces.filter_map(|kind| fs::File::open(format!("/proc/{pid}/ns/{kind}")).ok());
+    files.filter_map(|file| sys::namespace::owner(file.as_fd()).ok()).find(|owner| !is_own(owner))
+}
+
+/// Whether a user namespace is this process' own.
+fn is_own(namespace: &OwnedFd) -> bool {
+    let own = fs::File::open("/proc/self/ns/user").ok();
+    let number =
+        |fd: std::os::fd::BorrowedFd<'_>| rustix::fs::fstat(fd).ok().map(|stat| stat.st_ino);
+    own.is_some_and(|own| number(own.as_fd()) == number(namespace.as_fd()))
+}
