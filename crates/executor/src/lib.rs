@@ -10,6 +10,7 @@
 
 mod failure;
 pub mod launch;
+pub mod namespaces;
 pub mod plan;
 pub mod prepare;
 
