@@ -25,7 +25,7 @@ use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use model::PodId;
+use model::{PodId, Protocol};
 use sys::netlink::Family;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -217,7 +217,7 @@ impl Bridge {
         if !mappings.is_empty() {
             let mut filter = self.filter();
             filter.nat.map(mappings).map_err(|source| Error::HostPorts { source })?;
-            self.forget_udp(&mut filter, mappings)?;
+            self.forget_udp(&mut filter, mappings);
         }
         self.wait_until_up(&link, watch)?;
         if let Some(addresses) = inside.addresses {
@@ -308,18 +308,24 @@ impl Bridge {
             return Ok(());
         }
         let mut filter = self.filter();
-        filter.nat.unmap(&mappings).map_err(|source| Error::HostPorts { source })?;
-        self.forget_udp(&mut filter, &mappings)
+        if filter.nat.unmap(&mappings).map_err(|source| Error::HostPorts { source })? {
+            self.forget_udp(&mut filter, &mappings);
+        }
+        Ok(())
     }
 
-    fn forget_udp(&self, filter: &mut Filter, mappings: &[Mapping]) -> Result<()> {
-        if mappings.iter().all(|mapping| mapping.protocol != model::Protocol::Udp) {
-            return Ok(());
+    /// Forgets flows of UDP host ports. Not worth to fail for: what stays goes by itself when its
+    /// client pauses.
+    fn forget_udp(&self, filter: &mut Filter, mappings: &[Mapping]) {
+        if mappings.iter().all(|mapping| mapping.protocol != Protocol::Udp) {
+            return;
         }
-        let listed = self.host().links.all_addresses();
-        let host = listed.map_err(kernel("list addresses of", "the host"))?;
-        conntrack::forget_udp(&mut filter.socket, mappings, &host)
-            .map_err(kernel("forget UDP flows of", &self.name))
+        let host = self.host().links.all_addresses();
+        let forgotten =
+            host.and_then(|host| conntrack::forget_udp(&mut filter.socket, mappings, &host));
+        if let Err(error) = forgotten {
+            tracing::warn!(%error, "UDP flows to host ports could not be forgotten");
+        }
     }
 
     /// What a pod has, as far as we know.

@@ -72,6 +72,13 @@ impl Links {
         self.0.all(&batch)
     }
 
+    /// Turns a link on.
+    pub(crate) fn turn_on(&mut self, index: u32) -> Result<()> {
+        let mut batch = Batch::default();
+        batch.route(up(index), 0);
+        self.0.all(&batch)
+    }
+
     /// Makes a veth: the peer is born inside the pod, the host end up, a port of the bridge and in
     /// hairpin mode, so that bridge-netfilter can turn a pod's packet back to itself. One send.
     pub(crate) fn make_veth(&mut self, veth: &Veth<'_>) -> Result<Link> {

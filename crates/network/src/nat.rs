@@ -103,10 +103,14 @@ impl Nat {
         result
     }
 
-    /// Takes mappings back.
-    pub(crate) fn unmap(&mut self, mappings: &[Mapping]) -> Result<(), NetlinkError> {
+    /// Takes mappings back; false if none of them was there.
+    pub(crate) fn unmap(&mut self, mappings: &[Mapping]) -> Result<bool, NetlinkError> {
+        let before = self.mappings.len();
         self.mappings.retain(|mapping| !mappings.contains(mapping));
-        self.change(NFT_MSG_DELSETELEM, 0, mappings)
+        if self.mappings.len() == before {
+            return Ok(false);
+        }
+        self.change(NFT_MSG_DELSETELEM, 0, mappings).map(|()| true)
     }
 
     /// Whether there should be a table.

@@ -326,6 +326,7 @@ fn find_or_make(
         let existing = host.links.find(&name).map_err(failed())?;
         if let Some(link) = existing {
             if name == recorded && link.mac == node.mac {
+                host.links.turn_on(link.index).map_err(kernel("turn on bridge", &name))?;
                 node.bridge = name;
                 host.bridge = link.index;
                 return Ok(false);

@@ -138,3 +138,29 @@ fn a_dead_pods_last_words_arrive() {
         assert_eq!(reader.join().unwrap().unwrap(), sent);
     });
 }
+
+#[test]
+fn a_namespace_of_a_user_namespace_gets_a_network() {
+    isolated(|world| async move {
+        let network = world.open(BOTH).await;
+        let mut child = std::process::Command::new("unshare")
+            .args(["--user", "--map-root-user", "--net", "cat"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mine = std::fs::read_link("/proc/self/ns/net").unwrap();
+        let theirs = format!("/proc/{}/ns/net", child.id());
+        let limit = Instant::now() + Duration::from_secs(5);
+        while std::fs::read_link(&theirs).unwrap() == mine {
+            assert!(Instant::now() < limit);
+            std::thread::yield_now();
+        }
+        let netns = std::fs::File::open(theirs).unwrap();
+        let pod = Pod::in_netns(&network, 1, netns.into()).await;
+        pod.serve(80);
+        assert!(call(at(pod.ip(), 80)).is_ok());
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        pod.stop(&network).await;
+    });
+}

@@ -93,8 +93,21 @@ impl Pod {
         n: u8,
         ports: Vec<PortMapping>,
     ) -> Result<Self, Error> {
+        Self::request(network, n, new_netns(), ports).await
+    }
+
+    /// A pod in a namespace that is there already.
+    pub(crate) async fn in_netns(network: &Network, n: u8, netns: OwnedFd) -> Self {
+        Self::request(network, n, netns, Vec::new()).await.unwrap()
+    }
+
+    async fn request(
+        network: &Network,
+        n: u8,
+        netns: OwnedFd,
+        ports: Vec<PortMapping>,
+    ) -> Result<Self, Error> {
         let id = pod_id(n);
-        let netns = new_netns();
         let request = Request {
             pod: id.clone(),
             label: format!("default/pod{n}"),
