@@ -5,6 +5,7 @@
 //! `ImageVolumeMountFailed` and `RROUnsupported` are given here or where the error is made,
 //! `SignatureValidationFailed` is for signatures, which are not checked.
 
+use rustix::io::Errno;
 use tonic::{Code, Status};
 
 use crate::error::Error;
@@ -20,7 +21,8 @@ impl From<Error> for Status {
             text.insert_str(0, "RegistryUnavailable: ");
         }
         if text.len() > TEXT_BYTES {
-            text.truncate(text.floor_char_boundary(TEXT_BYTES));
+            let end = (0..=TEXT_BYTES).rev().find(|end| text.is_char_boundary(*end));
+            text.truncate(end.unwrap_or(0));
             text.push('…');
         }
         Self::new(code, text)
@@ -66,6 +68,7 @@ fn pods_code(error: &pods::Error) -> Code {
         | E::Ambiguous { .. }
         | E::PodCidr { .. }
         | E::Seccomp { .. }
+        | E::SeccompProfile(_)
         | E::Spec(_) => Code::InvalidArgument,
         E::PodNotFound { .. } | E::ContainerNotFound { .. } | E::ImageNotFound { .. } => {
             Code::NotFound
@@ -84,8 +87,18 @@ fn pods_code(error: &pods::Error) -> Code {
             source => local_code(source),
         },
         E::Images(error) => images_code(error),
-        E::Prepare { .. } | E::Keeper { .. } | E::File { .. } => local_code(error),
+        E::Prepare { source, .. } => prepare_code(source),
+        E::Keeper { .. } | E::File { .. } | E::Node(_) => local_code(error),
         E::Internal(_) => Code::Internal,
+    }
+}
+
+fn prepare_code(error: &executor::prepare::Error) -> Code {
+    use executor::prepare::Error as E;
+    match error {
+        E::Spec { .. } | E::Propagation { .. } => Code::InvalidArgument,
+        E::IdMap { .. } => Code::FailedPrecondition,
+        error => local_code(error),
     }
 }
 
@@ -113,19 +126,20 @@ fn session_code(error: &streaming::RequestError) -> Code {
 /// Something on this node went wrong. A full disk is told apart: the node's user can do something
 /// about it.
 fn local_code(error: &(dyn std::error::Error + 'static)) -> Code {
-    let chain = std::iter::successors(Some(error), |error| error.source());
-    let full = |error: &std::io::Error| {
-        matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+    let mut chain = std::iter::successors(Some(error), |error| error.source());
+    if chain.any(is_full) { Code::ResourceExhausted } else { Code::Internal }
+}
+
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let number = match error.downcast_ref::<std::io::Error>() {
+        Some(error) => Errno::from_io_error(error),
+        None => error.downcast_ref().copied(),
     };
-    match chain.filter_map(|error| error.downcast_ref()).any(full) {
-        true => Code::ResourceExhausted,
-        false => Code::Internal,
-    }
+    matches!(number, Some(Errno::NOSPC | Errno::DQUOT))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io;
     use std::sync::Arc;
 
     use super::*;
@@ -137,8 +151,8 @@ mod tests {
         (status.code(), status.message().to_owned())
     }
 
-    fn file(kind: io::ErrorKind) -> P {
-        P::File { path: "/run/x".into(), action: "written", source: kind.into() }
+    fn file(errno: Errno) -> P {
+        P::File { path: "/run/x".into(), action: "written", source: errno.into() }
     }
 
     #[test]
@@ -171,8 +185,8 @@ mod tests {
                 Code::DeadlineExceeded,
                 "2 s",
             ),
-            (file(io::ErrorKind::PermissionDenied), Code::Internal, "/run/x"),
-            (file(io::ErrorKind::StorageFull), Code::ResourceExhausted, "/run/x"),
+            (file(Errno::PERM), Code::Internal, "/run/x"),
+            (file(Errno::NOSPC), Code::ResourceExhausted, "/run/x"),
             (P::Joined(Arc::new(taken())), Code::AlreadyExists, "web"),
             (P::Internal("a defect"), Code::Internal, "defect"),
         ];
@@ -198,11 +212,8 @@ mod tests {
         let (code, text) = pull(images::Error::NotFound { name: "busybox".into() });
         assert_eq!(code, Code::NotFound);
         assert!(!text.contains("RegistryUnavailable"), "{text}");
-        let full = images::Error::Disk {
-            action: "write",
-            path: "/x".into(),
-            source: io::ErrorKind::StorageFull.into(),
-        };
+        let full =
+            images::Error::Disk { action: "write", path: "/x".into(), source: Errno::DQUOT.into() };
         assert_eq!(pull(full).0, Code::ResourceExhausted);
         let error = "no such/reference:".parse::<model::ImageRef>().unwrap_err();
         let (code, text) = status(error);

@@ -101,7 +101,7 @@ async fn run_pod(stage: &mut Stage, image: String) -> Result<(Scene, String), Er
 }
 
 /// The host's end of the pod's link, and its bridge, whose name the link's begins with.
-fn links(info: &std::collections::HashMap<String, String>) -> Vec<String> {
+fn links(info: &std::collections::BTreeMap<String, String>) -> Vec<String> {
     let info: serde_json::Value =
         info.get("info").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     let link = info["network"]["host_link"].as_str().unwrap_or_default().to_owned();
