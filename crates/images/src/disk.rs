@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <root>/            0700
+//!   lock             held by the process that works here; names it
 //!   oci-layout       says what blobs/ is
 //!   blobs/sha256/    indexes, manifests, configurations, and layers as they came
 //!   layers/HEX/      an unpacked layer, by diff id; HEX.json is its record
@@ -19,7 +20,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -37,15 +38,16 @@ use crate::tree;
 #[derive(Debug)]
 pub(crate) struct Disk {
     root: PathBuf,
-    /// Held for its lock, and to sync the file system.
+    /// To sync the file system.
     directory: File,
+    /// Held for its lock.
+    _lock: File,
     boot: String,
     serial: AtomicU64,
 }
 
 impl Disk {
-    /// Waits `patience` for another process to let go of the directory.
-    pub(crate) fn open(root: &Path, patience: Duration) -> Result<Self, Error> {
+    pub(crate) fn open(root: &Path) -> Result<Self, Error> {
         let make = |path: &Path| {
             let mut builder = DirBuilder::new();
             builder.mode(0o700).recursive(true);
@@ -55,16 +57,7 @@ impl Disk {
         let directory = File::open(root).map_err(Error::disk("open", root))?;
         rustix::fs::fchmod(&directory, rustix::fs::Mode::RWXU)
             .map_err(|error| Error::disk("restrict", root)(error.into()))?;
-        let started = Instant::now();
-        loop {
-            match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-                Err(Errno::WOULDBLOCK) if started.elapsed() < patience => {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                Err(Errno::WOULDBLOCK) => return Err(Error::InUse { root: root.to_owned() }),
-                locked => break locked.map_err(|error| Error::disk("lock", root)(error.into()))?,
-            }
-        }
+        let lock = lock(root)?;
         for part in ["blobs/sha256", "layers", "images", "ingest", "staging", "quarantine"] {
             make(&root.join(part))?;
         }
@@ -73,6 +66,7 @@ impl Disk {
         let disk = Self {
             root: root.to_owned(),
             directory,
+            _lock: lock,
             boot: boot.trim().to_owned(),
             serial: AtomicU64::new(0),
         };
@@ -231,6 +225,46 @@ impl Disk {
     }
 }
 
+/// A process that was killed while it waited for the disk keeps its locks until the disk answers.
+const LAST_BREATH: Duration = Duration::from_secs(60);
+
+/// Takes the store for this process. Waits for a holder that is dying, and for no other.
+fn lock(root: &Path) -> Result<File, Error> {
+    let path = root.join("lock");
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let lock = options.open(&path).map_err(Error::disk("open", &path))?;
+    let started = Instant::now();
+    loop {
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if started.elapsed() < LAST_BREATH && is_dying(&lock) => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(Errno::WOULDBLOCK) => return Err(Error::InUse { root: root.to_owned() }),
+            locked => break locked.map_err(|error| Error::disk("lock", &path)(error.into()))?,
+        }
+    }
+    // For whoever finds the lock taken. In place, so that a full disk allows it.
+    let _ = lock.write_all_at(format!("{:<12}", std::process::id()).as_bytes(), 0);
+    Ok(lock)
+}
+
+/// Whether the process that the lock names is a zombie, gone, or has SIGKILL pending (proc(5)).
+fn is_dying(lock: &File) -> bool {
+    let mut text = [0; 12];
+    let read = lock.read_at(&mut text, 0).unwrap_or(0);
+    let Ok(holder) = String::from_utf8_lossy(&text[..read]).trim().parse::<u32>() else {
+        return true;
+    };
+    let Ok(status) = fs::read_to_string(format!("/proc/{holder}/status")) else { return true };
+    let field = |name: &str| {
+        status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim()
+    };
+    let killed = 1 << 8;
+    let pending = u64::from_str_radix(field("ShdPnd:"), 16).unwrap_or(0);
+    field("State:").starts_with(['Z', 'X']) || pending & killed != 0
+}
+
 /// Replaces a record's text in place: a full disk has no room for a second copy, and what replaces
 /// it when images are untagged is shorter. Blanks fill up the rest, so that the length stays.
 fn overwrite(path: &Path, text: &[u8]) -> io::Result<()> {
@@ -241,7 +275,7 @@ fn overwrite(path: &Path, text: &[u8]) -> io::Result<()> {
     let mut padded = text.to_vec();
     padded.resize(length, b' ');
     let file = OpenOptions::new().write(true).open(path)?;
-    std::os::unix::fs::FileExt::write_all_at(&file, &padded, 0)
+    file.write_all_at(&padded, 0)
 }
 
 /// A directory under `staging` that goes with its owner, unless it is moved away.
@@ -274,15 +308,34 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("a/b");
-        let disk = Disk::open(&root, Duration::ZERO).unwrap();
-        assert!(matches!(Disk::open(&root, Duration::ZERO), Err(Error::InUse { .. })));
+        let disk = Disk::open(&root).unwrap();
+        assert!(matches!(Disk::open(&root), Err(Error::InUse { .. })));
         for path in [root.clone(), root.join("layers"), root.join("ingest")] {
             assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
         }
         drop(disk);
         fs::create_dir_all(root.join("staging/7/half")).unwrap();
-        Disk::open(&root, Duration::ZERO).unwrap();
+        Disk::open(&root).unwrap();
         assert!(!root.join("staging/7").exists());
+    }
+
+    #[test]
+    fn a_dying_holder_is_told_from_a_living_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held_by = |text: &str| {
+            fs::write(&path, text).unwrap();
+            is_dying(&File::open(&path).unwrap())
+        };
+        assert!(!held_by(&std::process::id().to_string()));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let id = child.id().to_string();
+        // Nobody has waited for it: it is a zombie as soon as it ends.
+        while !held_by(&id) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child.wait().unwrap();
+        assert!(held_by(&id) && held_by(""));
     }
 
     #[test]

@@ -310,4 +310,40 @@ mod tests {
             assert!(Document::parse(bad.as_bytes()).is_err(), "{bad}");
         }
     }
+
+    #[test]
+    fn no_text_makes_the_parsers_panic() {
+        bolero::check!().for_each(|bytes: &[u8]| {
+            if let Ok(Document::Index(index)) = Document::parse(bytes) {
+                index.choose();
+            }
+            let _ = parse_config(bytes);
+        });
+    }
+
+    /// Random bytes are rarely JSON; these always are.
+    #[test]
+    fn no_values_in_the_right_shape_make_the_parsers_panic() {
+        bolero::check!().with_type::<(String, String, u64, Vec<(u8, String)>)>().for_each(
+            |(os, architecture, size, entries)| {
+                let digest = Digest::from_sha256([1; 32]);
+                let entries: Vec<_> = entries
+                    .iter()
+                    .map(|(kind, variant)| match kind % 3 {
+                        0 => serde_json::json!({"digest": digest, "size": size}),
+                        1 => serde_json::json!({"digest": digest, "size": size, "platform":
+                            {"os": os, "architecture": architecture, "variant": variant}}),
+                        _ => serde_json::json!({"digest": variant, "size": size}),
+                    })
+                    .collect();
+                let index = serde_json::json!({"manifests": entries}).to_string();
+                if let Ok(Document::Index(index)) = Document::parse(index.as_bytes()) {
+                    index.choose();
+                }
+                let config = serde_json::json!({"os": os, "config": {"User": architecture},
+                    "rootfs": {"diff_ids": entries}});
+                let _ = parse_config(config.to_string().as_bytes());
+            },
+        );
+    }
 }

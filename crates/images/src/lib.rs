@@ -72,15 +72,3 @@ impl Default for Config {
         }
     }
 }
-
-/// Reads whatever an image archive or manifest brings, for fuzzing: must never panic.
-#[doc(hidden)]
-pub fn parse_anything(bytes: &[u8]) {
-    let mut archive = tar::Archive::new(bytes);
-    while let Ok(Some(_)) = archive.entry() {}
-    let _ = document::Document::parse(bytes).map(|document| match document {
-        document::Document::Index(index) => index.choose().is_some(),
-        document::Document::Manifest(_) => true,
-    });
-    let _ = document::parse_config(bytes);
-}

@@ -1,7 +1,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
 use model::{Digest, ImageRef};
 use registry::{Auth, Registry};
@@ -15,10 +14,6 @@ use crate::flight::{Counter, Flight, Pull};
 use crate::image::{Core, Image, Record};
 use crate::pattern::Patterns;
 use crate::tree::Usage;
-
-/// A daemon that was killed while it waited for the disk keeps the store locked until the disk has
-/// answered; its successor waits for that.
-const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The images of this node. Cheap to clone; lists and look-ups never touch the disk.
 #[derive(Debug, Clone)]
@@ -100,10 +95,11 @@ impl Store {
     /// [`Store::adopted`]. Blocks on the disk: reads every record, no layer.
     ///
     /// # Errors
-    /// [`Error::InUse`] when another process has it, [`Error::Disk`] otherwise. A record that cannot
+    /// [`Error::InUse`] when another process has it (one that is dying is waited for),
+    /// [`Error::Disk`] otherwise. A record that cannot
     /// be used is set aside with a warning and takes nothing else with it.
     pub fn open(config: Config, registry: Registry) -> Result<Self, Error> {
-        let disk = Disk::open(&config.root, PATIENCE)?;
+        let disk = Disk::open(&config.root)?;
         let state = load(&disk)?;
         let pinned = Patterns::new(&config.pinned);
         let inner = Inner {

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::sync::mpsc as threads;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use model::Digest;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
@@ -26,11 +26,10 @@ pub(crate) const PIECES: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Source {
     disk: Option<io::Take<File>>,
-    /// Taken from `disk`, handed out, and not consumed.
+    network: Option<mpsc::Receiver<Bytes>>,
+    /// What is being handed out, from `at` on.
     buffer: Vec<u8>,
     at: usize,
-    network: Option<mpsc::Receiver<Bytes>>,
-    piece: Bytes,
     /// Where what comes from the network is kept.
     keep: Option<File>,
     hash: Sha256,
@@ -43,10 +42,9 @@ impl Source {
     pub(crate) fn of_file(file: File, size: u64) -> Self {
         Self {
             disk: Some(file.take(size)),
+            network: None,
             buffer: Vec::new(),
             at: 0,
-            network: None,
-            piece: Bytes::new(),
             keep: None,
             hash: Sha256::new(),
             taken: 0,
@@ -77,36 +75,35 @@ impl Source {
         }
     }
 
-    fn read_disk(&mut self) -> io::Result<bool> {
-        let Some(disk) = &mut self.disk else { return Ok(false) };
-        self.buffer.resize(BUFFER, 0);
+    /// Fills the buffer with what comes next; leaves it empty at the end.
+    fn refill(&mut self) -> io::Result<()> {
         self.at = 0;
-        let length = loop {
-            match disk.read(&mut self.buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => break read?,
+        self.buffer.clear();
+        if let Some(disk) = &mut self.disk {
+            Read::take(&mut *disk, BUFFER as u64).read_to_end(&mut self.buffer)?;
+            if self.buffer.is_empty() {
+                self.disk = None;
             }
-        };
-        self.buffer.truncate(length);
+        }
+        if self.buffer.is_empty()
+            && let Some(network) = &mut self.network
+        {
+            // Large pieces: inflating copies its window, and writing locks the file, once for each.
+            while self.buffer.len() < BUFFER
+                && let Some(piece) = network.blocking_recv()
+            {
+                self.buffer.extend_from_slice(&piece);
+            }
+            if let Some(keep) = &mut self.keep {
+                keep.write_all(&self.buffer)?;
+            }
+        }
         self.hash.update(&self.buffer);
-        self.taken += length as u64;
-        if length == 0 {
-            self.disk = None;
-            self.buffer = Vec::new();
+        self.taken += self.buffer.len() as u64;
+        if self.buffer.is_empty() && self.taken < self.size {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(length > 0)
-    }
-
-    fn read_network(&mut self) -> io::Result<bool> {
-        let Some(network) = &mut self.network else { return Ok(false) };
-        let Some(piece) = network.blocking_recv() else { return Ok(false) };
-        if let Some(keep) = &mut self.keep {
-            keep.write_all(&piece)?;
-        }
-        self.hash.update(&piece);
-        self.taken += piece.len() as u64;
-        self.piece = piece;
-        Ok(true)
+        Ok(())
     }
 }
 
@@ -120,24 +117,14 @@ impl Read for Source {
 
 impl BufRead for Source {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.at >= self.buffer.len() && self.piece.is_empty() {
-            let more = self.read_disk()? || self.read_network()?;
-            if !more && self.taken < self.size {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
+        if self.at >= self.buffer.len() {
+            self.refill()?;
         }
-        if self.at < self.buffer.len() {
-            return Ok(&self.buffer[self.at..]);
-        }
-        Ok(&self.piece)
+        Ok(&self.buffer[self.at..])
     }
 
     fn consume(&mut self, length: usize) {
-        if self.at < self.buffer.len() {
-            self.at += length;
-        } else {
-            self.piece.advance(length);
-        }
+        self.at += length;
     }
 }
 

@@ -225,3 +225,43 @@ fn devices_have_numbers_and_links_no_content() {
     let link = block("l", b'1', 99, |block| block[157] = b't');
     assert_eq!(read(&[link, file("a", b"x")].concat()).unwrap().len(), 2);
 }
+
+#[test]
+fn no_bytes_make_the_reader_panic() {
+    bolero::check!().for_each(|bytes: &[u8]| {
+        let _ = drain(bytes);
+    });
+}
+
+/// Random bytes rarely get past a checksum; these do.
+#[test]
+fn no_content_behind_right_headers_makes_the_reader_panic() {
+    type Part = (u8, u16, [u8; 24], Vec<u8>);
+    bolero::check!().with_type::<Vec<Part>>().for_each(|parts| {
+        let mut bytes = Vec::new();
+        for (flag, at, change, content) in parts {
+            let flag = b"0S5xgLK123"[usize::from(*flag) % 10];
+            let at = usize::from(*at) % (BLOCK - change.len());
+            let header = block("n", flag, content.len() as u64, |block| {
+                block[at..at + change.len()].copy_from_slice(change);
+            });
+            bytes.extend(with_content(header, content));
+            let text = String::from_utf8_lossy(content);
+            let keys = ["GNU.sparse.map", "GNU.sparse.major", "size", "mtime", "GNU.sparse.size"];
+            bytes.extend(pax(b'x', &[(keys[usize::from(flag) % keys.len()], &text)]));
+        }
+        let _ = drain(&bytes);
+    });
+}
+
+/// Reads everything without keeping it: a sparse file may claim any size.
+fn drain(bytes: &[u8]) -> Result<(), TarError> {
+    let mut archive = Archive::new(bytes);
+    while let Some(entry) = archive.entry()? {
+        assert!(entry.segments.iter().all(|segment| segment.offset + segment.length <= entry.size));
+        while !archive.fill()?.is_empty() {
+            archive.consume(1);
+        }
+    }
+    Ok(())
+}

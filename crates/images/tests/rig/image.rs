@@ -249,8 +249,14 @@ impl Rig {
         let config = Config { root: dir.path().join("images"), ..Config::default() };
         let registry = registry(dir.path());
         // What still runs in the background holds the old store, and with it the lock, for a moment.
-        let open = tokio::task::spawn_blocking(|| Store::open(config, registry));
-        Self { store: open.await.unwrap().unwrap(), fake, dir }
+        for _ in 0..500 {
+            match Store::open(config.clone(), registry.clone()) {
+                Ok(store) => return Self { fake, dir, store },
+                Err(Error::InUse { .. }) => tokio::time::sleep(Duration::from_millis(10)).await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        panic!("the store is still in use");
     }
 
     pub async fn pull(&self, reference: &ImageRef) -> Result<Image, Arc<Error>> {
