@@ -12,6 +12,7 @@
 //! has one thread and no runtime. [`protocol`] says what goes between.
 
 mod client;
+mod memfd;
 mod process;
 pub mod protocol;
 mod wire;

@@ -367,3 +367,49 @@ impl Refusal {
         Self::State { container: container.clone(), reason: reason.into() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What comes from the wire is read or refused, and never more.
+    #[test]
+    fn any_bytes_are_read_or_refused() {
+        bolero::check!().for_each(|bytes: &[u8]| {
+            if let Ok(call) = serde_json::from_slice::<Call<Request>>(bytes) {
+                // What is read can be said again, and means the same.
+                let again = serde_json::to_vec(&call).unwrap();
+                let CallId { id } = serde_json::from_slice(&again).unwrap();
+                assert_eq!(id, call.id);
+                assert!(serde_json::from_slice::<Call<Request>>(&again).is_ok());
+            }
+            let _ = serde_json::from_slice::<CallId>(bytes);
+            let _ = serde_json::from_slice::<Answer<Reply>>(bytes);
+        });
+    }
+
+    #[test]
+    fn what_is_not_known_is_skipped() {
+        let text = br#"{"id":3,"priority":9,"request":{"dial":{"port":80,"family":"inet"}}}"#;
+        let call: Call<Request> = serde_json::from_slice(text).unwrap();
+        assert!(matches!(call, Call { id: 3, request: Request::Dial { port: 80 } }));
+        // A status of version 1 has no log.
+        let id = "ab".repeat(32);
+        let text = format!(r#"{{"id":"{id}","pid":7,"state":"created"}}"#);
+        let status: ContainerStatus = serde_json::from_str(&text).unwrap();
+        assert_eq!((status.log, status.pidfd), (None, None));
+        let said = serde_json::to_string(&status).unwrap();
+        assert!(!said.contains("log"), "{said}");
+    }
+
+    #[test]
+    fn a_refusal_keeps_its_cause() {
+        use std::error::Error;
+        let refusal = Refusal::kernel("open it")(rustix::io::Errno::NOENT);
+        let text = serde_json::to_string(&refusal).unwrap();
+        let read: Refusal = serde_json::from_str(&text).unwrap();
+        assert_eq!(read.to_string(), "the keeper cannot open it");
+        let cause = read.source().unwrap().to_string();
+        assert_eq!(cause, "No such file or directory (os error 2)");
+    }
+}

@@ -13,17 +13,18 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::io::{IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::cmsg_space;
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
 use rustix::io::{self, Errno};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+
+use crate::memfd;
 
 /// The longest packet.
 pub(crate) const PACKET_MAX: usize = 64 * 1024;
@@ -37,9 +38,6 @@ const BATCH: usize = 253;
 const INLINE: u8 = 0;
 const SEALED: u8 = 1;
 const DESCRIPTORS: u8 = 2;
-
-const SEALS: SealFlags =
-    SealFlags::WRITE.union(SealFlags::GROW).union(SealFlags::SHRINK).union(SealFlags::SEAL);
 
 /// What one send gives to the kernel.
 #[derive(Debug)]
@@ -86,7 +84,7 @@ pub(crate) fn packets(body: &[u8], mut fds: Vec<OwnedFd>) -> io::Result<VecDeque
         bytes.extend_from_slice(body);
     } else {
         bytes.push(SEALED);
-        fds.push(seal(body)?);
+        fds.push(memfd::sealed("message", body)?);
     }
     let mut packets = VecDeque::new();
     while fds.len() > BATCH {
@@ -96,15 +94,6 @@ pub(crate) fn packets(body: &[u8], mut fds: Vec<OwnedFd>) -> io::Result<VecDeque
     }
     packets.push_back(Packet { bytes, fds });
     Ok(packets)
-}
-
-/// A memfd with these bytes that nobody can change any more.
-fn seal(bytes: &[u8]) -> io::Result<OwnedFd> {
-    let memfd = memfd_create("message", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    let mut file = File::from(memfd);
-    file.write_all(bytes).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-    fcntl_add_seals(&file, SEALS)?;
-    Ok(file.into())
 }
 
 /// Sends one packet, whole or not at all.
@@ -203,8 +192,7 @@ impl Assembler {
 
 /// What a sealed memfd holds; none where it is no such thing.
 fn unseal(fd: OwnedFd) -> Option<Vec<u8>> {
-    if !fcntl_get_seals(&fd).ok()?.contains(SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW)
-    {
+    if !memfd::is_sealed(&fd) {
         return None;
     }
     // The sender has written through the same open file: its position is at the end.
@@ -222,6 +210,7 @@ fn unseal(fd: OwnedFd) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::{MemfdFlags, memfd_create};
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     fn pair() -> (OwnedFd, OwnedFd) {
@@ -280,5 +269,21 @@ mod tests {
         drop(left);
         let end = assembler.receive(right.as_fd(), &mut buffer).unwrap();
         assert!(matches!(end, Received::End), "{end:?}");
+    }
+
+    #[test]
+    fn any_sequence_of_packets_is_taken() {
+        bolero::check!().with_type::<Vec<(Vec<u8>, u8)>>().for_each(|packets| {
+            let null = File::open("/dev/null").unwrap();
+            let mut assembler = Assembler::default();
+            for (bytes, count) in packets {
+                let fds = (0..count % 4).map(|_| null.try_clone().unwrap().into()).collect();
+                let received = assembler.take(bytes, fds);
+                let part = matches!(received, Received::Part);
+                assert_eq!(part, *bytes == [DESCRIPTORS], "{received:?}");
+                // Only a part leaves descriptors behind.
+                assert!(part || assembler.early.is_empty());
+            }
+        });
     }
 }

@@ -4,8 +4,6 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, socketpair};
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::sync::{Mutex, mpsc};
@@ -13,6 +11,7 @@ use tokio::sync::{Mutex, mpsc};
 use crate::client::error::Error;
 use crate::client::keeper::{Events, Keeper, address};
 use crate::client::link::{Link, Replies};
+use crate::memfd;
 use crate::process::sandbox::Sandbox;
 use crate::process::seed::{SeedReply, SeedRequest};
 
@@ -181,12 +180,7 @@ async fn start() -> Result<Running, Error> {
 /// This process's program in a memfd that nobody can write to.
 fn sealed_copy() -> io::Result<OwnedFd> {
     let program = File::open("/proc/self/exe")?;
-    // MFD_EXEC came with 6.3; before, every memfd could be executed.
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let copy = match memfd_create("minke-keeper", flags | MemfdFlags::EXEC) {
-        Err(Errno::INVAL) => memfd_create("minke-keeper", flags)?,
-        made => made?,
-    };
+    let copy = memfd::executable("minke-keeper")?;
     let length = program.metadata()?.len();
     let mut copied = 0;
     while copied < length {
@@ -196,7 +190,6 @@ fn sealed_copy() -> io::Result<OwnedFd> {
             count => copied += count as u64,
         }
     }
-    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
-    fcntl_add_seals(&copy, seals)?;
+    memfd::seal(&copy)?;
     Ok(copy)
 }

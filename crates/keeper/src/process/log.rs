@@ -28,6 +28,8 @@ pub(crate) struct Log {
     stats: LogStats,
     /// Lines dropped, and not told to the daemon yet.
     untold: Option<Dropped>,
+    /// Nothing more comes: the writer ends when it has everything.
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -51,6 +53,7 @@ impl Log {
             next_writer: 0,
             stats: LogStats::default(),
             untold: None,
+            closed: false,
         }
     }
 
@@ -110,6 +113,9 @@ impl Log {
             Ok(()) => {
                 // Given back rather than cleared: most containers are silent most of the time.
                 self.outgoing = Vec::new();
+                if self.closed {
+                    self.finish();
+                }
             }
             Err(Errno::AGAIN) => {
                 let token = Token::part(Kind::WriterReport, self.owner, running.number);
@@ -179,8 +185,21 @@ impl Log {
         self.flush(poller);
     }
 
-    /// Lets the writer end once it has written everything.
+    /// Nothing more comes.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+        self.finish();
+    }
+
+    /// Lets the writer end once it has written everything. While lines wait it is still needed.
     pub(crate) fn finish(&mut self) {
+        if self.is_behind() {
+            return;
+        }
+        self.retire();
+    }
+
+    fn retire(&mut self) {
         if let Some(running) = self.writer.as_mut().filter(|running| !running.finishing) {
             running.finishing = true;
             running.writer.finish();
@@ -196,7 +215,7 @@ impl Log {
     /// the number of that writer: the old file is complete when it has ended.
     pub(crate) fn reopen(&mut self, file: OwnedFd, poller: &Poller) -> Option<u32> {
         self.file = file;
-        self.finish();
+        self.retire();
         let old = self.writer.take();
         let number = old.as_ref().map(|running| running.number);
         self.retired.extend(old);

@@ -16,7 +16,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, Mode, SealFlags, fchmod, fcntl_add_seals, memfd_create};
+use rustix::fs::{Mode, fchmod};
 use rustix::io::{self, Errno};
 use rustix::mount::MountAttrFlags;
 use rustix::process::{
@@ -33,6 +33,7 @@ use sys::fork::{
 use sys::mount::{MountChange, mount_setattr};
 use sys::seccomp::{self, Instruction};
 
+use crate::memfd;
 use crate::process::sandbox::namespace;
 use crate::process::template;
 use crate::protocol::Refusal;
@@ -199,15 +200,14 @@ fn filter() -> Vec<Instruction> {
 
 /// The program as a sealed file that can be executed and not read.
 fn program() -> io::Result<OwnedFd> {
-    let memfd = memfd_create("minke-pid1", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let program = memfd::executable("minke-pid1")?;
     let image = image();
-    if io::write(&memfd, &image)? != image.len() {
+    if io::write(&program, &image)? != image.len() {
         return Err(Errno::NOSPC);
     }
-    fchmod(&memfd, Mode::from_raw_mode(0o111))?;
-    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
-    fcntl_add_seals(&memfd, seals)?;
-    Ok(memfd)
+    fchmod(&program, Mode::from_raw_mode(0o111))?;
+    memfd::seal(&program)?;
+    Ok(program)
 }
 
 /// An ELF file (elf(5)): a header, one segment with everything in it, a stack that is not

@@ -403,7 +403,7 @@ impl Streams {
         }
         self.clients.drain(..).for_each(|mut client| client.cut_off(poller));
         if let Some(log) = &mut self.log {
-            log.finish();
+            log.close();
         }
     }
 

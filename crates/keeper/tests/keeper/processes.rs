@@ -1,0 +1,203 @@
+//! Containers, execs, attached clients.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use executor::Step;
+use keeper::{ContainerPhase, Error, Refusal, Seed, Stdio, TerminalSize};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::pod::{PATIENCE, Pod, Wish, append_to, exec_launch, lines};
+
+/// Reads on a thread of its own until the end.
+async fn read_all(file: OwnedFd) -> String {
+    let reading = tokio::task::spawn_blocking(|| {
+        let mut bytes = Vec::new();
+        // A terminal ends in an error.
+        let _ = File::from(file).read_to_end(&mut bytes);
+        String::from_utf8(bytes).unwrap()
+    });
+    tokio::time::timeout(PATIENCE, reading).await.expect("the stream does not end").unwrap()
+}
+
+fn pipe() -> (OwnedFd, OwnedFd) {
+    pipe_with(PipeFlags::CLOEXEC).unwrap()
+}
+
+pub(crate) async fn exits_are_reported(seed: Arc<Seed>) {
+    let mut pod = Pod::new(&seed).await;
+    for (args, code, signal) in [
+        (["exit", "0"], 0, None),
+        (["exit", "7"], 7, None),
+        // PID 1 of a namespace is hit by no signal of its own that it has no handler for.
+        (["raise", "9"], 0, None),
+    ] {
+        let id = pod.run("log", &args).await;
+        let exit = pod.end_of(&id).await;
+        assert_eq!((exit.code, exit.signal), (code, signal), "{args:?}");
+        pod.keeper.forget(&id).await.unwrap();
+    }
+    let id = pod.run("log", &["sleep", "60000"]).await;
+    pod.kill(3);
+    let exit = pod.end_of(&id).await;
+    assert_eq!((exit.code, exit.signal), (137, Some(9)));
+    let status = pod.keeper.status().await.unwrap();
+    assert_eq!(status.containers.len(), 1);
+    let ContainerPhase::Exited { started_at, exit: seen } = &status.containers[0].state else {
+        panic!("{status:?}");
+    };
+    assert!(started_at.0 > 0 && started_at.0 <= exit.at.0);
+    assert_eq!(*seen, exit);
+}
+
+pub(crate) async fn exec_runs_and_reports(seed: Arc<Seed>) {
+    let mut pod = Pod::new(&seed).await;
+    let id = pod.run("log", &["sleep", "60000"]).await;
+    let (output, exit) = pod.exec(&id, 0, &["out", "inside\n", "exit", "3"]).await.unwrap();
+    assert_eq!((output.as_str(), exit.code), ("inside\n", 3));
+    let (_, exit) = pod.exec(&id, 0, &["raise", "15", "sleep", "9000"]).await.unwrap();
+    assert_eq!((exit.code, exit.signal), (143, Some(15)));
+    let missing = pod.exec(&id, 0, &["/no/such/program"]).await.unwrap_err();
+    let Error::Refused(Refusal::Launch(failure)) = missing else { panic!("{missing}") };
+    assert_eq!(failure.step, Step::Execute);
+    // Many at once, each answered with its own.
+    let pod = &pod;
+    let id = &id;
+    let all = (0..20).map(|number| async move {
+        let text = format!("number {number}");
+        let number = number.to_string();
+        let (output, exit) = pod.exec(id, 0, &["out", &text, "exit", &number]).await.unwrap();
+        assert_eq!((output, exit.code.to_string()), (text, number));
+    });
+    let mut all: Vec<_> = all.map(Box::pin).collect();
+    std::future::poll_fn(|context| {
+        all.retain_mut(|one| one.as_mut().poll(context).is_pending());
+        if all.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    assert!(pod.keeper.status().await.unwrap().execs.is_empty());
+}
+
+pub(crate) async fn attach_carries_all_streams(seed: Arc<Seed>) {
+    let mut pod = Pod::new(&seed).await;
+    let log = pod.log_path("log");
+    let stdio = Stdio { stdin: true, stdin_once: true, ..Stdio::default() };
+    let args = &["cat", "err", "the end\n"];
+    let wish = Wish { args, log: Some(append_to(&log)), stdio, ..Wish::default() };
+    let id = pod.create(wish).await;
+    let (stdin, mut typed) = pipe();
+    let (seen, stdout) = pipe();
+    let (errors, stderr) = pipe();
+    let (other, second) = pipe();
+    pod.keeper.attach(&id, Some(stdin), Some(stdout), Some(stderr)).await.unwrap();
+    pod.keeper.attach(&id, None, Some(second), None).await.unwrap();
+    pod.keeper.start(&id).await.unwrap();
+    // More than pipes and buffers hold, both ways.
+    let text: String = (0..40_000).map(|line| format!("typed line {line}\n")).collect();
+    let typing = {
+        let text = text.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut file = File::from(std::mem::replace(&mut typed, pipe().1));
+            file.write_all(text.as_bytes()).unwrap();
+        })
+    };
+    let (seen, other, errors) = tokio::join!(read_all(seen), read_all(other), read_all(errors));
+    typing.await.unwrap();
+    assert!(seen == text && other == text, "the clients saw {} and {}", seen.len(), other.len());
+    assert_eq!(errors, "the end\n");
+    assert_eq!(pod.end_of(&id).await.code, 0);
+    // Two pipes have no common order.
+    let (out, err): (Vec<_>, Vec<_>) =
+        lines(&log).into_iter().partition(|line| line.starts_with("stdout F typed line "));
+    assert_eq!((out.len(), err), (40_000, vec!["stderr F the end".to_owned()]));
+    // Attaching to what has ended ends at once.
+    let (seen, stdout) = pipe();
+    pod.keeper.attach(&id, None, Some(stdout), None).await.unwrap();
+    assert_eq!(read_all(seen).await, "");
+}
+
+pub(crate) async fn terminals_have_sizes(seed: Arc<Seed>) {
+    let mut pod = Pod::new(&seed).await;
+    let log = pod.log_path("log");
+    let stdio = Stdio { stdin: true, ..Stdio::default() };
+    let args = &["size", "cat", "size", "err", "to the terminal"];
+    let wish = Wish { args, log: Some(append_to(&log)), stdio, terminal: true, ..Wish::default() };
+    let id = pod.create(wish).await;
+    pod.keeper.start(&id).await.unwrap();
+    let (stdin, typed) = pipe();
+    let (seen, stdout) = pipe();
+    pod.keeper.attach(&id, Some(stdin), Some(stdout), None).await.unwrap();
+    pod.keeper.resize_terminal(&id, TerminalSize { columns: 132, rows: 43 }).await.unwrap();
+    // The last byte is what a terminal takes for the end of input.
+    File::from(typed).write_all(b"hello\n\x04").unwrap();
+    assert_eq!(pod.end_of(&id).await.code, 0);
+    let seen = read_all(seen).await;
+    assert!(seen.contains("hello\r\nhello\r\n") && seen.contains("132x43"), "{seen:?}");
+    let logged = lines(&log);
+    assert_eq!(logged[0], "stdout F size: ok");
+    assert_eq!(logged[1], "stdout F 80x24");
+    assert_eq!(logged.last().unwrap(), "stdout P to the terminal");
+
+    let id = pod.run("other", &["sleep", "60000"]).await;
+    let (launch, table) = exec_launch(&["size"], pod.init(1), None);
+    let mut execution = pod.keeper.exec(&id, launch, table).await.unwrap();
+    let output = read_all(execution.terminal.take().unwrap()).await;
+    assert_eq!(execution.exited().await.unwrap().code, 0);
+    assert_eq!(output, "size: ok\r\n80x24\r\n");
+    let refused = pod.keeper.resize_terminal(&id, TerminalSize { columns: 1, rows: 1 }).await;
+    assert!(matches!(refused, Err(Error::Refused(Refusal::State { .. }))), "{refused:?}");
+}
+
+pub(crate) async fn a_missing_program_fails_the_start(seed: Arc<Seed>) {
+    let mut pod = Pod::new(&seed).await;
+    let id = pod.create(Wish { args: &["/no/such/program"], ..Wish::default() }).await;
+    let failed = pod.keeper.start(&id).await.unwrap_err();
+    let Error::Refused(Refusal::Launch(failure)) = failed else { panic!("{failed}") };
+    assert_eq!(failure.step, Step::Execute);
+    assert_eq!(failure.target.as_deref(), Some("/no/such/program"));
+    assert_eq!(pod.end_of(&id).await.code, 128);
+    let again = pod.keeper.start(&id).await.unwrap_err();
+    assert!(matches!(again, Error::Refused(Refusal::State { .. })), "{again}");
+}
+
+pub(crate) async fn a_container_that_waits_can_be_killed_or_forgotten(seed: Arc<Seed>) {
+    let mut pod = Pod::new(&seed).await;
+    let id = pod.create(Wish { args: &["exit", "0"], ..Wish::default() }).await;
+    pod.kill(0);
+    assert_eq!(pod.end_of(&id).await.code, 137);
+    let late = pod.keeper.start(&id).await.unwrap_err();
+    assert!(matches!(late, Error::Refused(Refusal::State { .. })), "{late}");
+    pod.keeper.forget(&id).await.unwrap();
+
+    let id = pod.create(Wish { args: &["exit", "0"], ..Wish::default() }).await;
+    pod.keeper.forget(&id).await.unwrap();
+    let gone = pod.keeper.start(&id).await.unwrap_err();
+    assert!(matches!(gone, Error::Refused(Refusal::NoContainer { .. })), "{gone}");
+    // Its process ends, so that the keeper may go.
+    let deadline = Instant::now() + PATIENCE;
+    while pod.keeper.shutdown().await.is_err() {
+        assert!(Instant::now() < deadline, "the forgotten container lives on");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    pod.keeper.lost().await;
+}
+
+pub(crate) async fn a_client_that_takes_nothing_is_cut_off(seed: Arc<Seed>) {
+    let mut pod = Pod::new(&seed).await;
+    let log = pod.log_path("log");
+    let id = pod
+        .create(Wish { args: &["lines", "100000"], log: Some(append_to(&log)), ..Wish::default() })
+        .await;
+    let (asleep, stdout) = pipe();
+    pod.keeper.attach(&id, None, Some(stdout), None).await.unwrap();
+    pod.keeper.start(&id).await.unwrap();
+    let start = Instant::now();
+    assert_eq!(pod.end_of(&id).await.code, 0);
+    // It held the container up, and not for ever.
+    assert!(start.elapsed() > Duration::from_secs(8), "{:?}", start.elapsed());
+    assert_eq!(lines(&log).len(), 100_000);
+    assert!(read_all(asleep).await.starts_with("line 0\n"));
+}
