@@ -231,3 +231,46 @@ impl crate::store::State {
         free
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_nobody_wanted_for_a_day_is_swept_and_nothing_younger() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = crate::Config { root: dir.path().to_owned(), ..crate::Config::default() };
+        let registry = registry::Registry::new(registry::Config::default());
+        let store = Store::open(config, registry).unwrap();
+        let inner = &store.inner;
+        let orphan = crate::pull::digest_of(b"orphan");
+        inner.keep(&orphan, b"orphan").unwrap();
+        let begun = inner.disk.ingest(&orphan);
+        std::fs::write(&begun, "begun").unwrap();
+        let there = || (begun.exists(), inner.disk.blob(&orphan).exists(), store.usage().inodes);
+        let now = SystemTime::now();
+        inner.sweep(now + Duration::from_secs(23 * 3600)).unwrap();
+        assert_eq!(there(), (true, true, 1));
+        let mut busy = crate::pull::Busy::new(inner);
+        busy.add(&orphan);
+        inner.sweep(now + Duration::from_secs(25 * 3600)).unwrap();
+        assert_eq!(there(), (false, true, 1), "a running pull counts on the blob");
+        drop(busy);
+        inner.sweep(now + Duration::from_secs(25 * 3600)).unwrap();
+        assert_eq!(there(), (false, false, 0));
+    }
+
+    #[test]
+    fn a_repositorys_last_tag_takes_its_digests_along() {
+        let hex = "a".repeat(64);
+        let parse = |name: &str| name.parse::<ImageRef>().unwrap();
+        let digest = |of: &str| parse(&format!("{of}@sha256:{hex}"));
+        let mut names = vec![parse("a:1"), parse("a:2"), digest("a"), parse("b:1"), digest("b")];
+        forget(&mut names, &parse("a:1"));
+        assert_eq!(names, [parse("a:2"), digest("a"), parse("b:1"), digest("b")]);
+        forget(&mut names, &digest("b"));
+        assert_eq!(names, [parse("a:2"), digest("a"), parse("b:1")]);
+        forget(&mut names, &parse("a:2"));
+        assert_eq!(names, [parse("b:1")]);
+    }
+}
