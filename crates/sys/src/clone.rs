@@ -72,12 +72,22 @@ pub unsafe fn clone(birth: Birth<'_>, body: impl FnOnce() -> u8) -> io::Result<C
     Ok(Child { pid, pidfd })
 }
 
-/// The flags of [`clone_sibling_onto`], as a system call filter sees them in the first argument.
+/// The flags of a [`Kin::Sibling`], as a system call filter sees them in the first argument.
 pub const SIBLING_FLAGS: u32 = (libc::CLONE_PARENT | libc::SIGCHLD) as u32;
 
-/// Makes a sibling of the caller that runs `entry(argument)` on a stack of its own and exits with
-/// what that returns. `mark` is passed where the kernel looks at nothing (the fourth argument,
-/// among others), so that a system call filter can tell this call from all others.
+/// What a process made by [`clone_onto`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kin {
+    /// Its maker's sibling: the child of its maker's parent.
+    Sibling,
+    /// Its maker's child, in a user namespace and a mount namespace of its own, where it is capable
+    /// of everything, as it is capable of nothing outside.
+    Exile,
+}
+
+/// Makes a process that runs `entry(argument)` on a stack of its own and exits with what that
+/// returns. `mark` is passed where the kernel looks at nothing (the fourth argument, among others),
+/// so that a system call filter can tell this call from all others.
 ///
 /// # Safety
 /// `stack_top` is the upper end of a writable mapping that only the new process uses as a stack and
@@ -87,25 +97,22 @@ pub const SIBLING_FLAGS: u32 = (libc::CLONE_PARENT | libc::SIGCHLD) as u32;
 /// # Errors
 /// What clone(2) says.
 #[expect(unsafe_code, reason = "clone(2) has no safe wrapper")]
-pub unsafe fn clone_sibling_onto(
+pub unsafe fn clone_onto(
+    kin: Kin,
     stack_top: NonNull<c_void>,
     entry: extern "C" fn(*mut c_void) -> c_int,
     argument: *mut c_void,
     mark: usize,
 ) -> io::Result<Pid> {
+    let flags = match kin {
+        Kin::Sibling => SIBLING_FLAGS as c_int,
+        Kin::Exile => libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::SIGCHLD,
+    };
+    let mark = mark as *mut c_void;
     // SAFETY: stack, entry and argument are as the caller has promised; without CLONE_VM the new
     // process has a copy of memory, and the three marks are ignored without flags that use them.
-    let result = unsafe {
-        libc::clone(
-            entry,
-            stack_top.as_ptr(),
-            SIBLING_FLAGS as c_int,
-            argument,
-            mark as *mut c_void,
-            mark as *mut c_void,
-            mark as *mut c_void,
-        )
-    };
+    let result =
+        unsafe { libc::clone(entry, stack_top.as_ptr(), flags, argument, mark, mark, mark) };
     pid_of(c_long::from(result))
 }
 
@@ -157,7 +164,7 @@ pub unsafe fn execute_file(
 }
 
 /// Starts a session, and makes standard input its terminal if `terminal`. `mark` is passed where
-/// the kernel looks at nothing (the fourth argument), as in [`clone_sibling_onto`].
+/// the kernel looks at nothing (the fourth argument), as in [`clone_onto`].
 ///
 /// # Errors
 /// What setsid(2) and ioctl_tty(2) say.

@@ -24,8 +24,9 @@ use serde::de::DeserializeOwned;
 use sys::clone::start_session;
 use sys::namespace::{enter, unshare};
 
-use super::entry::{Entry, close_descriptors, prologue, share_only};
+use super::entry::{Entry, close_descriptors, prologue};
 use super::identity::{Lock, assume, assume_root, write};
+use super::memory::share_only;
 use super::path::Owner;
 use super::terminal::Terminal;
 use super::tree::{Processes, Tree};
@@ -85,6 +86,11 @@ pub(super) fn run(launch: &Launch, table: &[OwnedFd], report: &OwnedFd) -> Resul
                 Namespace::New | Namespace::Inherit => Processes::Own,
             };
             let streams = assemble(&context, processes)?;
+            if let Processes::Of(namespace) = processes {
+                // The next child becomes a member, and not the caller.
+                enter(namespace, ThreadNameSpaceType::PROCESS_ID)
+                    .during_of(Step::JoinNamespace, "pid")?;
+            }
             if let Some(user) = user {
                 lock_in(user, table)?;
             }
@@ -143,8 +149,6 @@ fn join_namespaces(context: &Context<'_>) -> Result<(), Failure> {
         (spaces.ipc, ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION, "ipc"),
         (spaces.uts, ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME, "uts"),
         (spaces.cgroup, ThreadNameSpaceType::CONTROL_GROUP, "cgroup"),
-        // Of this one, later children become members, and not the caller.
-        (spaces.pid, ThreadNameSpaceType::PROCESS_ID, "pid"),
     ];
     for (space, kind, name) in kinds {
         if let Namespace::Join(handle) = space {
@@ -300,7 +304,7 @@ pub(super) fn dispatch(
     let mark = random().during(Step::Memory)?;
     let lock = Lock::of(process, table, &prologue(mark))?;
     let entry = Entry::lay_out(process, matches!(streams, Streams::Terminal(_)), mark)?;
-    share_only(entry, procfs).during(Step::Memory)?;
+    share_only(entry.span(), procfs).during(Step::Memory)?;
     let executable = executable(process, table)?;
     close_descriptors(report, executable).during(Step::Stdio)?;
     entry.send(&lock)

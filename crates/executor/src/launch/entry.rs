@@ -12,16 +12,14 @@ use std::ffi::{CString, c_char, c_int, c_void};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
 
-use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::{self, Errno, fcntl_dupfd_cloexec};
 use sys::clone::{
-    SIBLING_FLAGS, clone_sibling_onto, close_from, execute, execute_file, exit, renumber,
+    Kin, SIBLING_FLAGS, clone_onto, close_from, execute, execute_file, exit, renumber,
     start_session,
 };
-use sys::memory::{Region, thread_control_span, withhold};
+use sys::memory::Region;
 use sys::seccomp::Instruction;
 
-use super::child::read_all;
 use super::identity::Lock;
 use super::report;
 use crate::failure::{During, Failure, Step};
@@ -137,6 +135,11 @@ impl Entry {
         }
     }
 
+    /// Start and length of the mapping.
+    pub(super) fn span(&self) -> (usize, usize) {
+        (ptr::from_ref(self) as usize, self.length)
+    }
+
     fn name(&self) -> &[u8] {
         // SAFETY: name and length were taken from the mapping that `self` lies in.
         #[expect(unsafe_code, reason = "the mapping is known by its address")]
@@ -157,7 +160,7 @@ impl Entry {
 
     /// Makes the process that departs: a sibling in the PID namespace that was joined for children,
     /// with nothing of the caller's memory. The caller ends.
-    /// [`share_only`] goes before it.
+    /// [`Entry::span`] is all of its memory that has not been withheld.
     pub(super) fn send(&'static self, lock: &Lock) -> ! {
         let gate = gate();
         if let Err((step, errno)) = lock.close() {
@@ -169,7 +172,7 @@ impl Entry {
         // SAFETY: the last STACK bytes of the mapping are used for nothing else, and `enter` runs
         // within them; `argument` is an Entry in a mapping that is never unmapped nor withheld.
         #[expect(unsafe_code, reason = "the process runs on a stack of its own")]
-        let born = unsafe { clone_sibling_onto(top, enter, argument, self.mark) };
+        let born = unsafe { clone_onto(Kin::Sibling, top, enter, argument, self.mark) };
         let told = born
             .map_err(|errno| report::failed(gate, Step::Clone, b"", errno))
             .map(|pid| report::born(gate, pid).and_then(|()| report::waiting(gate)));
@@ -283,7 +286,8 @@ pub(super) fn close_descriptors(
     }
 }
 
-fn gate() -> BorrowedFd<'static> {
+/// The report's descriptor, after [`close_descriptors`].
+pub(super) fn gate() -> BorrowedFd<'static> {
     numbered(GATE)
 }
 
@@ -293,54 +297,6 @@ fn numbered(number: u32) -> BorrowedFd<'static> {
     unsafe {
         BorrowedFd::borrow_raw(number as RawFd)
     }
-}
-
-/// Withholds from processes made from now on all memory but the mapping of `entry`, files that are
-/// mapped (code, constants, initialised data), the kernel's own pages and the thread's control
-/// block.
-pub(super) fn share_only(entry: &Entry, procfs: BorrowedFd<'_>) -> io::Result<()> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let maps = openat(procfs, c"self/maps", flags, Mode::empty())?;
-    let maps = String::from_utf8(read_all(maps.as_fd())?).map_err(|_| Errno::ILSEQ)?;
-    let start = ptr::from_ref(entry) as usize;
-    let mut kept = [(start, start + entry.length), thread_control_span()];
-    kept.sort_unstable();
-    for (mut from, end) in maps.lines().filter_map(anonymous_span) {
-        // Neighbouring mappings of one kind are one line: what is kept is cut out of it.
-        for (kept_start, kept_end) in kept {
-            if kept_end > from && kept_start < end {
-                hide(from, kept_start)?;
-                from = kept_end;
-            }
-        }
-        hide(from, end)?;
-    }
-    Ok(())
-}
-
-fn hide(from: usize, to: usize) -> io::Result<()> {
-    if from >= to {
-        return Ok(());
-    }
-    // SAFETY: the one process that is made after this is that of `Entry::send`, which runs on the
-    // mapping of its entry: `enter` and what it calls use no heap, no static that the program
-    // writes, and no stack but that one.
-    #[expect(unsafe_code, reason = "new processes lose memory")]
-    unsafe {
-        withhold(from, to)
-    }
-}
-
-/// Start and end of a line of /proc/PID/maps, where no file and nothing of the kernel's is mapped.
-fn anonymous_span(line: &str) -> Option<(usize, usize)> {
-    let mut fields = line.split_ascii_whitespace();
-    let (start, end) = fields.next()?.split_once('-')?;
-    if let Some(name) = fields.nth(4)
-        && (name.starts_with('/') || name.starts_with("[v"))
-    {
-        return None;
-    }
-    Some((usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?))
 }
 
 /// What goes before a filter that is loaded ahead of [`Entry::send`]: it lets through, whatever the

@@ -15,6 +15,9 @@ use rustix::fs::{
 };
 use rustix::io::{self, Errno};
 
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{chdir, fchdir, pivot_root};
+
 use crate::plan::Create;
 
 /// The most symbolic links on one way, as in the kernel.
@@ -216,6 +219,29 @@ fn reversed(path: &[u8]) -> Vec<Vec<u8>> {
 /// Opens the root of the calling process.
 pub(super) fn own_root() -> io::Result<OwnedFd> {
     openat(CWD, c"/", O_PATH | OFlags::DIRECTORY, Mode::empty())
+}
+
+/// Makes `new`, a mount that lies over the root, the root of every process in the mount namespace,
+/// and takes away the one before with all that was in it. Ends up at the new root.
+///
+/// # Errors
+/// What pivot_root(2) and umount(2) say.
+pub(super) fn change_root(new: BorrowedFd<'_>) -> io::Result<()> {
+    let old = own_root()?;
+    fchdir(new)?;
+    // Onto itself: the old root comes to lie over the new one.
+    pivot_root(c".", c".")?;
+    fchdir(&old)?;
+    // From where it is taken off: first what lies over it, one by one, as that is what its name
+    // means; at last itself, when it belongs to no namespace any more and its name means nothing.
+    loop {
+        match unmount(c".", UnmountFlags::DETACH) {
+            Ok(()) => {}
+            Err(Errno::INVAL) => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    chdir(c"/")
 }
 
 #[cfg(test)]

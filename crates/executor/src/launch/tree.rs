@@ -12,14 +12,14 @@ use rustix::fs::CWD;
 use rustix::io::{self, Errno};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
-    OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+    OpenTreeFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+    move_mount, open_tree,
 };
-use rustix::process::{chdir, fchdir, pivot_root};
 use sys::mount::{MountChange, mount_setattr};
 
 use super::hidden::{Covers, make_read_only};
-use super::path::{Below, Owner, own_root};
+use super::path::{Below, Owner, change_root, own_root};
+use super::processes::procfs_of;
 use crate::failure::{During, Failure, Step};
 use crate::plan::{
     Attributes, Filesystem, Mount, Plan, Propagation, PropagationKind, Root, Source,
@@ -142,13 +142,7 @@ impl<'a> Tree<'a> {
     /// Makes the tree the root of every process in the mount namespace, and leaves nothing of the
     /// one before.
     pub(super) fn enter(&self) -> Result<(), Failure> {
-        let old = own_root().during(Step::Pivot)?;
-        fchdir(self.root).during(Step::Pivot)?;
-        // Onto itself: the old root comes to lie over the new one, from where it is taken off.
-        pivot_root(c".", c".").during(Step::Pivot)?;
-        fchdir(&old).during(Step::Pivot)?;
-        unmount(c".", UnmountFlags::DETACH).during(Step::Pivot)?;
-        chdir(c"/").during(Step::Pivot)
+        change_root(self.root).during(Step::Pivot)
     }
 }
 
@@ -159,7 +153,11 @@ pub(super) fn make(
     target: &str,
 ) -> Result<OwnedFd, Failure> {
     let kind = filesystem.kind.as_str();
-    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).during_of(Step::Filesystem, target)?;
+    let context = match (processes, kind) {
+        (Processes::Of(namespace), "proc") => procfs_of(namespace),
+        _ => fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC),
+    };
+    let context = context.during_of(Step::Filesystem, target)?;
     if let Some(source) = &filesystem.source {
         let set = fsconfig_set_string(&context, "source", source.as_str());
         set.during_of(Step::Parameter, &format!("source={source}"))?;
@@ -171,20 +169,9 @@ pub(super) fn make(
             None => fsconfig_set_flag(&context, key.as_str()).during_of(Step::Parameter, key)?,
         }
     }
-    if let (Processes::Of(namespace), "proc") = (processes, kind) {
-        show_processes_of(context.as_fd(), namespace).during_of(Step::Parameter, "pidns")?;
-    }
     fsconfig_create(&context).during_of(Step::Filesystem, target)?;
     let flags = FsMountFlags::FSMOUNT_CLOEXEC;
     fsmount(&context, flags, MountAttrFlags::empty()).during_of(Step::Filesystem, target)
-}
-
-/// Has a new procfs show another PID namespace than the caller's (Linux 6.17).
-fn show_processes_of(context: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<()> {
-    match sys::namespace::pid_namespace(namespace) {
-        Ok(of_pidfd) => fsconfig_set_fd(context, c"pidns", &of_pidfd),
-        Err(_) => fsconfig_set_fd(context, c"pidns", namespace),
-    }
 }
 
 /// Attaches a detached mount over whatever lies at `target`.

@@ -66,7 +66,7 @@ fn programs(stage: &mut Stage) {
         let Progress::Failed(failure) = running.next() else { panic!("{program}") };
         assert_eq!(failure.step, Step::Execute, "{program}");
         assert!(matches!(running.next(), Progress::Done));
-        running.to_end(&waiting);
+        running.finish(&waiting);
     }
     init.kill();
     assert_eq!(fs::metadata("/proc/self/exe").unwrap().modified().unwrap(), own);
@@ -232,7 +232,7 @@ fn swapped(stage: &mut Stage) {
                 started += 1;
                 running.spawning.release().unwrap();
                 while !matches!(running.next(), Progress::Done) {}
-                running.to_end(&waiting);
+                running.finish(&waiting);
             }
             // A link where a directory was a moment ago: an error, and no more.
             Progress::Failed(failure) => {

@@ -442,7 +442,7 @@ fn links() -> Vec<Link> {
 
 impl Running {
     /// What a process that was handed out says until its end, and its exit code.
-    pub(crate) fn to_end(&mut self, waiting: &Waiting) -> (String, i32) {
+    pub(crate) fn finish(&mut self, waiting: &Waiting) -> (String, i32) {
         let mut text = String::new();
         self.output.read_to_string(&mut text).unwrap();
         let pidfd = WaitId::PidFd(waiting.pidfd.as_fd());

@@ -59,7 +59,7 @@ fn running_to_end(running: &mut crate::container::Running) -> (String, i32) {
     let Progress::Waiting(waiting) = running.next() else { panic!("it does not wait") };
     let Progress::Executed = running.next() else { panic!("it does not execute") };
     let Progress::Done = running.next() else { panic!("something is left") };
-    running.to_end(&waiting)
+    running.finish(&waiting)
 }
 
 fn identity(stage: &mut Stage) {
@@ -108,7 +108,7 @@ fn failures(stage: &mut Stage) {
         assert_eq!((failure.step, failure.target.as_deref(), failure.errno), (step, target, errno));
         assert!(matches!(running.next(), Progress::Done));
         if let Some(waiting) = code {
-            running.to_end(&waiting);
+            running.finish(&waiting);
         }
     }
     init.kill();

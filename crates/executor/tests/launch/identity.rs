@@ -8,7 +8,7 @@ use executor::Step;
 use executor::plan::{Capabilities, Limits, Placement, Rlimit, Scheduler, Seccomp};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
-use rustix::process::setpriority_process;
+use rustix::process::{Signal, setpriority_process};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::Case;
@@ -82,13 +82,12 @@ fn settings(stage: &mut Stage) {
     let commands = "cat /proc/self/status , sched , keyring , cat /proc/self/sessionid";
     let container = Container::new(stage, commands);
     stage.keep();
-    let everything = !0_u64;
-    // SAFETY: the set has the 8 bytes that are named; no handler is installed.
+    sys::fork::ignore_signal(Signal::PIPE);
+    sys::fork::ignore_signal(Signal::HUP);
+    let (everything, none) = (!0_u64, std::ptr::null::<u64>());
+    // SAFETY: the set has the 8 bytes that are named.
     #[expect(unsafe_code, reason = "rustix leaves signals to the C library")]
     unsafe {
-        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
-        libc::signal(libc::SIGHUP, libc::SIG_IGN);
-        let none = std::ptr::null::<u64>();
         libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK, &raw const everything, none, 8);
     }
     rustix::process::umask(Mode::from_raw_mode(0o077));

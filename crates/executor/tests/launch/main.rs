@@ -4,6 +4,12 @@
 //! in a process of its own, with processes, mounts, links, IPC and host name of its own, so that whatever it leaves dies with it. It has to be root. Containers run `probe.c`,
 //! compiled here.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test without a harness is not known to be one"
+)]
+
 mod attack;
 mod container;
 mod enter;

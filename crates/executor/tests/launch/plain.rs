@@ -8,7 +8,9 @@ use executor::plan::{Attributes, Create, Namespace, Window};
 use rustix::io::Errno;
 
 use crate::Case;
-use crate::container::{Container, NODEV, NOSUID, RDONLY};
+use crate::container::{
+    CAP_SYS_ADMIN, Container, DEFAULT_CAPABILITIES, NODEV, NOSUID, RDONLY, capable,
+};
 use crate::stage::Stage;
 
 pub(crate) const CASES: &[Case] = &[
@@ -16,6 +18,7 @@ pub(crate) const CASES: &[Case] = &[
     ("plain::has_what_a_container_has_mounted", mounts),
     ("plain::leaves_no_descriptor_open", descriptors),
     ("plain::root_can_be_read_only", read_only_root),
+    ("plain::nothing_lies_beneath_the_root", beneath),
     ("plain::paths_are_masked_and_read_only", hidden_paths),
     ("plain::volumes_keep_their_attributes", volumes),
     ("plain::mount_targets_are_resolved_inside", targets),
@@ -89,6 +92,32 @@ fn read_only_root(stage: &mut Stage) {
         text,
         "write /x: EROFS\nmkdir /proc2: EROFS\nwrite /dev/x: EROFS\nwrite /new/x: ok\n"
     );
+}
+
+fn beneath(stage: &mut Stage) {
+    let commands = "ls / , nsroot , ls / , cat /proc/self/mountinfo";
+    let mut container = Container::new(stage, commands);
+    container.plan.masked_paths = vec!["/data".to_owned(), "/etc/hostname".to_owned()];
+    container.plan.process.capabilities = capable(DEFAULT_CAPABILITIES | CAP_SYS_ADMIN);
+    stage.keep();
+    let text = container.run().0;
+    let lines: Vec<&str> = text.lines().collect();
+    // Entering its own namespace again, it stands where the namespace begins.
+    assert_eq!(lines[1], "nsroot : ok");
+    assert_eq!(lines[0], lines[2]);
+    let mounts = lines[3..].iter().map(|line| line.split(' ').nth(4).unwrap());
+    let expected = [
+        "/",
+        "/proc",
+        "/dev",
+        "/dev/pts",
+        "/dev/mqueue",
+        "/sys",
+        "/dev/shm",
+        "/data",
+        "/etc/hostname",
+    ];
+    assert_eq!(mounts.collect::<Vec<_>>(), expected);
 }
 
 fn hidden_paths(stage: &mut Stage) {

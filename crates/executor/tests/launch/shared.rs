@@ -4,6 +4,8 @@ use std::fs::{self, File};
 
 use executor::plan::{Namespace, Seccomp, Window};
 
+use sys::seccomp::Instruction;
+
 use crate::Case;
 use crate::container::{Container, Init};
 use crate::enter::idle;
@@ -13,6 +15,7 @@ use crate::stage::Stage;
 pub(crate) const CASES: &[Case] = &[
     ("shared::joins_the_namespace_of_a_process", of_process),
     ("shared::joins_a_namespace_file", of_file),
+    ("shared::older_kernels_show_its_processes_too", older),
     ("shared::has_a_terminal_and_a_filter_that_forbids_clone", filtered),
     ("shared::the_namespaces_first_process_can_be_an_open_file", open_file),
 ];
@@ -49,6 +52,32 @@ fn of_file(stage: &mut Stage) {
     second.namespaces.pid = Namespace::Join(second.add(file));
     assert_eq!(second.run().0, "pid 2 parent 0 session 2\nls /proc/1/task: 1\n");
     first.kill();
+}
+
+fn older(stage: &mut Stage) {
+    let first = Container::new(stage, "pause");
+    let second = Container::new(stage, "pids , ls /proc/1/task");
+    stage.keep();
+    // A kernel that takes no descriptor as a parameter of a file system.
+    const SET_FD: u32 = 5;
+    sys::seccomp::load(&older_kernel(libc::SYS_fsconfig, SET_FD), 0).unwrap();
+    let first = idle(first);
+    assert_eq!(joining(second, &first).run().0, "pid 3 parent 0 session 3\nls /proc/1/task: 1\n");
+    first.kill();
+}
+
+/// Answers a call whose second argument is `command` with EINVAL.
+fn older_kernel(call: libc::c_long, command: u32) -> Vec<Instruction> {
+    let instruction =
+        |code, jump_false, operand| Instruction { code, jump_true: 0, jump_false, operand };
+    vec![
+        instruction(0x20, 0, 0),
+        instruction(0x15, 3, u32::try_from(call).unwrap()),
+        instruction(0x20, 0, 24),
+        instruction(0x15, 1, command),
+        instruction(0x06, 0, 0x0005_0000 | 22),
+        instruction(0x06, 0, 0x7fff_0000),
+    ]
 }
 
 fn filtered(stage: &mut Stage) {

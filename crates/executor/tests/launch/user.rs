@@ -86,10 +86,10 @@ fn locked(stage: &mut Stage) {
     let volume = stage.volume("v");
     fs::create_dir(volume.join("shared")).unwrap();
     let none = rustix::mount::MountFlags::empty();
-    rustix::mount::mount("v", &volume.join("shared"), "tmpfs", none, None::<&std::ffi::CStr>)
+    rustix::mount::mount("v", volume.join("shared"), "tmpfs", none, None::<&std::ffi::CStr>)
         .unwrap();
     let shared = rustix::mount::MountPropagationFlags::SHARED;
-    rustix::mount::mount_change(&volume.join("shared"), shared).unwrap();
+    rustix::mount::mount_change(volume.join("shared"), shared).unwrap();
     let mount = container.mount(stage.tree(&volume), "/v");
     mount.attributes = Attributes { set: RDONLY, clear: 0 };
     mount.propagation = vec![Propagation { kind: PropagationKind::Slave, recursive: true }];
