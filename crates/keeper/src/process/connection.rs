@@ -27,6 +27,8 @@ pub(crate) struct Connection {
     token: Token,
     assembler: Assembler,
     outgoing: VecDeque<Packet>,
+    /// The poller tells when the socket takes more.
+    stuck: bool,
     /// Agreed on by Hello; none before.
     version: Option<u32>,
     broken: bool,
@@ -42,7 +44,7 @@ impl Connection {
         let token = Token::new(Kind::Connection, serial);
         poller.readable(&socket, token)?;
         let (assembler, outgoing) = (Assembler::default(), VecDeque::new());
-        Ok(Self { socket, token, assembler, outgoing, version: None, broken: false })
+        Ok(Self { socket, token, assembler, outgoing, stuck: false, version: None, broken: false })
     }
 
     pub(crate) fn serial(&self) -> u32 {
@@ -126,12 +128,14 @@ impl Connection {
                 }
             }
         }
-        let watched = if self.outgoing.is_empty() {
-            poller.readable(&self.socket, self.token)
-        } else {
-            poller.both(&self.socket, self.token)
-        };
-        self.broken |= watched.is_err();
+        if self.stuck == self.outgoing.is_empty() {
+            self.stuck = !self.stuck;
+            let watched = match self.stuck {
+                true => poller.both(&self.socket, self.token),
+                false => poller.readable(&self.socket, self.token),
+            };
+            self.broken |= watched.is_err();
+        }
     }
 
     /// Takes it out of the poller.

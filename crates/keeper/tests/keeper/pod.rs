@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use executor::plan::{
     Capabilities, ExecLaunch, ExecPlan, Filesystem, Handle, IdRange, Launch, Limits, Mount,
@@ -31,6 +31,8 @@ pub(crate) struct Pod {
     pub(crate) user: Option<OwnedFd>,
     pub(crate) net: OwnedFd,
     inits: Vec<OwnedFd>,
+    /// How long the keeper has taken to create and start containers.
+    pub(crate) spent: Duration,
 }
 
 impl Drop for Pod {
@@ -63,7 +65,7 @@ impl Pod {
         let directory = tempfile::tempdir().unwrap();
         let made = seed.make(&sandbox, &directory.path().join("keeper.sock")).await.unwrap();
         let Made { keeper, events, net, user, .. } = made;
-        Self { directory, keeper, events, user, net, inits: Vec::new() }
+        Self { directory, keeper, events, user, net, inits: Vec::new(), spent: Duration::ZERO }
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -88,7 +90,9 @@ impl Pod {
         let id = ContainerId::from_random(random());
         let (launch, table) = launch(&wish, self.user.as_ref());
         let Wish { stdio, log, .. } = wish;
+        let start = Instant::now();
         let Created { pid, pidfd } = self.keeper.create(&id, launch, table, stdio, log).await?;
+        self.spent += start.elapsed();
         self.inits.push(pidfd);
         Ok((id, pid))
     }
@@ -101,7 +105,9 @@ impl Pod {
     pub(crate) async fn run(&mut self, log: &str, args: &[&str]) -> ContainerId {
         let log = Some(append_to(&self.log_path(log)));
         let id = self.create(Wish { args, log, ..Wish::default() }).await;
+        let start = Instant::now();
         self.keeper.start(&id).await.unwrap();
+        self.spent += start.elapsed();
         id
     }
 
@@ -171,7 +177,7 @@ fn root() -> OwnedFd {
 
 fn json(value: &impl serde::Serialize) -> OwnedFd {
     let mut file = tempfile::tempfile().unwrap();
-    serde_json::to_writer(&mut file, value).unwrap();
+    file.write_all(&serde_json::to_vec(value).unwrap()).unwrap();
     file.into()
 }
 

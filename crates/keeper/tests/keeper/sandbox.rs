@@ -187,9 +187,13 @@ fn kilobytes(pid: u32, field: &str) -> u32 {
 
 pub(crate) async fn keepers_are_small(seed: Arc<Seed>) {
     let mut pods = Vec::new();
+    let (mut making, mut running) = (Duration::ZERO, Duration::ZERO);
     for _ in 0..30 {
+        let start = Instant::now();
         let mut pod = Pod::new(&seed).await;
+        making += start.elapsed();
         pod.run("log", &["sleep", "60000"]).await;
+        running += pod.spent;
         pods.push(pod);
     }
     // Buffers are given back a moment after the work.
@@ -198,7 +202,13 @@ pub(crate) async fn keepers_are_small(seed: Arc<Seed>) {
         pods.iter().map(|pod| kilobytes(pod.keeper.pid(), field)).sum::<u32>() / pods.len() as u32
     };
     let (pss, private) = (mean("Pss"), mean("Private_Dirty"));
-    writeln!(std::io::stdout(), "30 keepers: {pss} kB PSS, {private} kB private each").unwrap();
+    let (making, running) = (making / 30, running / 30);
+    writeln!(
+        std::io::stdout(),
+        "30 keepers: {pss} kB PSS, {private} kB private each; made in {making:?}, a container \
+         created and started in {running:?}"
+    )
+    .unwrap();
     assert!(pss <= 256, "a keeper has {pss} kB");
 }
 
