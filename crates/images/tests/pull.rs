@@ -1,6 +1,8 @@
 //! Pulls from a registry that behaves, and misbehaves, as the public ones do.
+#[allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test uses a part of it")]
 #[path = "../../registry/tests/fake/registry.rs"]
 mod fake;
+#[allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test uses a part of it")]
 #[path = "rig/image.rs"]
 mod rig;
 

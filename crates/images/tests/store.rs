@@ -1,8 +1,10 @@
 //! Names, users, removal, restarts and archives.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test uses a part of it")]
 #[path = "../../registry/tests/fake/registry.rs"]
 mod fake;
+#[allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test uses a part of it")]
 #[path = "rig/image.rs"]
 mod rig;
 

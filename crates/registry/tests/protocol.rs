@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test uses a part of it")]
 #[path = "fake/registry.rs"]
 mod fake;
 

@@ -3,6 +3,7 @@
 //! The certificates under `fake/tls` were made for this and serve nothing else; the key of their CA
 //! is gone.
 
+#[allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test uses a part of it")]
 #[path = "fake/registry.rs"]
 mod fake;
 

@@ -1,6 +1,4 @@
 //! Layers and images made by hand, and a store that pulls them from a registry in this process.
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses a part of it")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::io::{Read, Write};
 use std::sync::Arc;

@@ -1,6 +1,4 @@
 //! A small registry that behaves, and misbehaves, as the public ones do.
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses a part of it")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::HashMap;
 use std::convert::Infallible;
