@@ -13,10 +13,13 @@ mod archives;
 mod error;
 mod image;
 mod layer;
+mod node;
 mod parse;
 mod render;
 mod runtime;
 mod status;
+
+pub use node::Node;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -31,19 +34,6 @@ use tonic::transport::Server;
 
 /// The largest message in either direction: what the kubelet's client takes.
 const MESSAGE_BYTES: usize = 16 * 1024 * 1024;
-
-/// What this node offers, as Status tells it.
-#[derive(Debug, Clone)]
-pub struct Node {
-    /// The version of minke.
-    pub version: String,
-    /// Runtime handlers that pods may name, beside the empty one.
-    pub handlers: Vec<String>,
-    /// Whether pods may have a user namespace.
-    pub user_namespaces: bool,
-    /// The effective settings, for a verbose Status.
-    pub settings: serde_json::Value,
-}
 
 /// What answers the calls.
 #[derive(Debug, Clone)]

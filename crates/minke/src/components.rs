@@ -68,12 +68,16 @@ impl Settings {
     }
 
     /// What Status tells of this node.
-    pub(crate) fn node(&self) -> cri::Node {
+    pub(crate) fn node(&self, cgroups: &cgroup::Hierarchy) -> cri::Node {
         let file = crate::settings::effective_file(self);
         cri::Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             handlers: self.runtime.handlers.clone(),
             user_namespaces: kernel().1 >= USER_NAMESPACES,
+            apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled")
+                .is_ok_and(|text| text.starts_with(b"Y")),
+            selinux: std::path::Path::new("/sys/fs/selinux/enforce").exists(),
+            hugetlb: cgroups.features().has(cgroup::Controller::Hugetlb),
             settings: toml::from_str(&file).unwrap_or(serde_json::Value::Null),
         }
     }
@@ -94,6 +98,11 @@ fn kernel() -> (String, (u32, u32)) {
     (release, version)
 }
 
+/// The cgroups of this machine.
+pub(crate) fn cgroups() -> Result<cgroup::Hierarchy, Failure> {
+    cgroup::Hierarchy::detect().map_err(Failure::Cgroups)
+}
+
 /// Images and their layers.
 pub(crate) fn image_store(settings: &Settings) -> Result<images::Store, images::Error> {
     images::Store::open(settings.images(), registry::Registry::new(settings.registry()))
@@ -102,13 +111,14 @@ pub(crate) fn image_store(settings: &Settings) -> Result<images::Store, images::
 /// Takes over what an earlier daemon left: images, network, pods.
 pub(crate) async fn open(
     settings: &Settings,
+    cgroups: cgroup::Hierarchy,
 ) -> Result<(pods::Runtime, Arc<images::Store>), Failure> {
     let images = Arc::new(image_store(settings).map_err(Failure::Images)?);
     let network = network::Network::open(settings.network()).await.map_err(Failure::Network)?;
     let parts = pods::Parts {
         images: Arc::clone(&images),
         network: Arc::new(network),
-        cgroups: cgroup::Hierarchy::detect().map_err(Failure::Cgroups)?,
+        cgroups,
         seed: keeper::Seed::start().await.map_err(Failure::Seed)?,
     };
     let pods = pods::Runtime::open(settings.pods(), parts).await.map_err(Failure::Pods)?;
@@ -128,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_verbose_status_shows_the_settings() {
-        let node = Settings::default().node();
+        let node = Settings::default().node(&cgroup::Hierarchy::detect().unwrap());
         assert_eq!(node.settings["log"]["level"], "info");
         assert_eq!(node.settings["root"], "/var/lib/minke");
     }

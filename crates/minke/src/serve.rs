@@ -24,7 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) async fn serve(settings: &Settings) -> Result<(), Failure> {
     prepare(settings)?;
     let end = end_of_life()?;
-    let (pods, images) = components::open(settings).await?;
+    let cgroups = components::cgroups()?;
+    let node = settings.node(&cgroups);
+    let (pods, images) = components::open(settings, cgroups).await?;
     let wanted = SocketAddr::new(settings.streaming.address, settings.streaming.port);
     let streams = TcpListener::bind(wanted).await;
     let bound = streams.and_then(|streams| Ok((streams.local_addr()?, streams)));
@@ -35,7 +37,7 @@ pub(crate) async fn serve(settings: &Settings) -> Result<(), Failure> {
         let (streaming, end) = (streaming.clone(), end.clone());
         async move { streaming.serve(streams, ended(end)).await }
     });
-    let parts = cri::Parts { pods: pods.clone(), images, streaming, node: settings.node() };
+    let parts = cri::Parts { pods: pods.clone(), images, streaming, node };
     let calls = cri::serve(parts, socket::listen(&settings.socket)?, ended(end.clone()));
     notify("READY=1");
     tracing::info!(socket = %settings.socket.display(), streaming = %address, "minke serves");

@@ -14,6 +14,7 @@ impl Edge {
         let v1::CreateContainerRequest { pod_sandbox_id, config, sandbox_config: _ } = request;
         about_pod(&pod_sandbox_id);
         let spec = parse::container_spec(config)?;
+        self.parts.node.admit_container(&spec)?;
         let id = self.parts.pods.create_container(&pod_sandbox_id, spec).await?;
         about_container(id.as_str());
         Ok(v1::CreateContainerResponse { container_id: id.into() })
@@ -97,6 +98,7 @@ impl Edge {
             request;
         about_container(&container_id);
         let limits = parse::resources("linux", linux.unwrap_or_default())?;
+        self.parts.node.admit_limits("linux", &limits)?;
         self.parts.pods.update_container(&container_id, limits).await?;
         Ok(v1::UpdateContainerResourcesResponse {})
     }

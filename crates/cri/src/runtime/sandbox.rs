@@ -14,6 +14,7 @@ impl Edge {
     ) -> Result<v1::RunPodSandboxResponse, Error> {
         let v1::RunPodSandboxRequest { config, runtime_handler } = request;
         let spec = parse::pod_spec(config, runtime_handler)?;
+        self.parts.node.admit_pod(&spec)?;
         let id = self.parts.pods.run_pod(spec).await?;
         about_pod(id.as_str());
         Ok(v1::RunPodSandboxResponse { pod_sandbox_id: id.into() })
