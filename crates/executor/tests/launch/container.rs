@@ -49,7 +49,7 @@ pub(crate) struct Running {
     pub(crate) spawning: Spawning,
     pub(crate) input: PipeWriter,
     output: PipeReader,
-    /// From the call to execve.
+    /// When it was spawned.
     begin: Instant,
 }
 
@@ -233,12 +233,14 @@ impl Running {
     /// Until it waits before execve.
     pub(crate) fn wait(mut self) -> Init {
         match self.next() {
-            Progress::Waiting(waiting) => {
-                println!("  waiting after {} us", self.begin.elapsed().as_micros());
-                Init { waiting, running: self }
-            }
+            Progress::Waiting(waiting) => Init { waiting, running: self },
             other => panic!("unexpected: {other:?}"),
         }
+    }
+
+    /// Microseconds since it was spawned.
+    pub(crate) fn elapsed(&self) -> u128 {
+        self.begin.elapsed().as_micros()
     }
 
     /// Until it executes, for a process that is not released.
@@ -272,9 +274,7 @@ impl Init {
 
     fn executes(mut self) -> Self {
         match self.running.next() {
-            Progress::Executed => {
-                println!("  executing after {} us", self.running.begin.elapsed().as_micros());
-            }
+            Progress::Executed => {}
             other => panic!("unexpected: {other:?}"),
         }
         assert!(matches!(self.running.next(), Progress::Done));

@@ -13,6 +13,7 @@
 mod attack;
 mod container;
 mod enter;
+mod figures;
 mod identity;
 mod plain;
 mod shared;
@@ -39,9 +40,16 @@ const TIMEOUT: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
 fn main() -> ExitCode {
     let filters: Vec<String> =
         std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let cases: Vec<Case> =
-        [plain::CASES, identity::CASES, enter::CASES, shared::CASES, user::CASES, attack::CASES]
-            .concat();
+    let cases: Vec<Case> = [
+        plain::CASES,
+        identity::CASES,
+        enter::CASES,
+        shared::CASES,
+        user::CASES,
+        attack::CASES,
+        figures::CASES,
+    ]
+    .concat();
     if std::env::args().any(|arg| arg == "--list") {
         cases.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
