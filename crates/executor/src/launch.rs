@@ -12,7 +12,8 @@
 //! caller's own child in every case; where others help it into the world ([`child`] says when), the
 //! [`Spawning`] reaps those.
 //!
-//! The caller is a process of one thread: the child goes on with a copy of its heap.
+//! The caller is a process of one thread, or is refused with `EINVAL`: the child goes on with a copy
+//! of its heap, and would wait for ever for what another thread had locked.
 
 mod child;
 mod enter;
@@ -37,7 +38,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
 use rustix::thread::ThreadNameSpaceType;
-use sys::clone::{Birth, clone};
+use sys::clone::{Birth, clone, has_one_thread};
 use sys::fork::Child;
 use sys::limit::{self, Limit};
 
@@ -152,6 +153,9 @@ fn start(
         Placement::V2(handle) => Some(handle.of(table).during_of(Step::Handle, "the cgroup")?),
         Placement::V1(_) | Placement::Inherit => None,
     };
+    if !has_one_thread() {
+        return Err(Failure::new(Step::Clone, Errno::INVAL));
+    }
     let (ours, theirs) = report::pair().during(Step::Clone)?;
     let birth = Birth { namespaces, cgroup, sibling: false };
     let body = || {
@@ -165,7 +169,7 @@ fn start(
             }
         }
     };
-    // SAFETY: the keeper has one thread, which is this module's condition.
+    // SAFETY: the process has one thread, as was just asked.
     #[expect(unsafe_code, reason = "the child goes on with a copy of the heap")]
     let first = unsafe { clone(birth, body) }.during(Step::Clone)?;
     Ok(Spawning {

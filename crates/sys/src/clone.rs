@@ -72,6 +72,15 @@ pub unsafe fn clone(birth: Birth<'_>, body: impl FnOnce() -> u8) -> io::Result<C
     Ok(Child { pid, pidfd })
 }
 
+/// Whether the calling process has one thread.
+#[must_use]
+#[expect(unsafe_code, reason = "rustix does not know the flag")]
+pub fn has_one_thread() -> bool {
+    // SAFETY: in a process of one thread unsharing the thread group changes nothing, and in any
+    // other the kernel refuses it, which is what is asked here.
+    unsafe { libc::unshare(libc::CLONE_THREAD) == 0 }
+}
+
 /// The flags of a [`Kin::Sibling`], as a system call filter sees them in the first argument.
 pub const SIBLING_FLAGS: u32 = (libc::CLONE_PARENT | libc::SIGCHLD) as u32;
 

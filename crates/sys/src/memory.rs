@@ -19,7 +19,7 @@ impl Region {
     /// # Errors
     /// What mmap(2) says.
     pub fn new(length: usize) -> io::Result<Self> {
-        let length = length.next_multiple_of(rustix::param::page_size()).max(1);
+        let length = length.next_multiple_of(page_size()).max(1);
         // SAFETY: no address is asked for, so that no other mapping is replaced.
         #[expect(unsafe_code, reason = "mmap(2) can replace memory")]
         let start = unsafe {
@@ -81,8 +81,17 @@ pub fn thread_control_span() -> (usize, usize) {
     #[expect(unsafe_code, reason = "the C library's thread has no other name")]
     let (block, errno) =
         (unsafe { libc::pthread_self() } as usize, unsafe { libc::__errno_location() } as usize);
-    let page = rustix::param::page_size();
+    let page = page_size();
     let start = block.min(errno) & !(page - 1);
     let end = (block.max(errno) + CONTROL_BLOCK).next_multiple_of(page);
     (start, end)
+}
+
+/// The C library's word for it: before Linux 6.4 rustix asks `/proc/self/auxv`, which a process that
+/// stands in a container's root does not have.
+fn page_size() -> usize {
+    // SAFETY: the call reads a number that the C library has known since the program began.
+    #[expect(unsafe_code, reason = "rustix has its own way")]
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(size).unwrap_or(4096)
 }

@@ -53,6 +53,8 @@ pub(super) fn assume_root() {
     let _unmapped = set_thread_res_uid(uid, uid, uid);
 }
 
+/// Sets what is asked for. What is not goes back to where a process begins, whatever the keeper was
+/// started with; that is a courtesy, and fails no process.
 fn schedule(process: &Process) -> io::Result<()> {
     let wanted = process.scheduler.unwrap_or_default();
     let policy = Policy {
@@ -64,21 +66,21 @@ fn schedule(process: &Process) -> io::Result<()> {
         deadline: wanted.deadline,
         period: wanted.period,
     };
-    match set_policy(policy) {
-        // Undoing what the keeper was started with is a courtesy.
-        Err(Errno::PERM) if process.scheduler.is_none() => {}
-        other => other?,
-    }
-    set_io_priority(process.io_priority.unwrap_or(0))?;
+    let asked = |is_asked: bool, set: io::Result<()>| if is_asked { set } else { Ok(()) };
+    asked(process.scheduler.is_some(), set_policy(policy))?;
+    let priority = set_io_priority(process.io_priority.unwrap_or(0));
+    asked(process.io_priority.is_some(), priority)?;
     let mut processors = CpuSet::new();
     if process.affinity.is_empty() {
         (0..CpuSet::MAX_CPU).for_each(|processor| processors.set(processor));
-    } else {
-        let in_range = |processor: &usize| *processor < CpuSet::MAX_CPU;
-        let wanted = process.affinity.iter().map(|processor| *processor as usize);
-        wanted.filter(in_range).for_each(|processor| processors.set(processor));
     }
-    sched_setaffinity(None, &processors)
+    for processor in process.affinity.iter().map(|processor| *processor as usize) {
+        if processor >= CpuSet::MAX_CPU {
+            return Err(Errno::INVAL);
+        }
+        processors.set(processor);
+    }
+    asked(!process.affinity.is_empty(), sched_setaffinity(None, &processors))
 }
 
 fn label(process: &Process, procfs: BorrowedFd<'_>) -> Result<(), Failure> {

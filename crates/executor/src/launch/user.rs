@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 use rustix::thread::ThreadNameSpaceType;
 use sys::clone::{Birth, clone};
 use sys::namespace::{enter, unshare};
@@ -58,8 +58,7 @@ pub(super) fn run(context: &Context<'_>, user: &UserNamespace) -> Result<(), Fai
     report::born(context.report.as_fd(), init.pid).during(Step::Report)?;
     report::send_file(to_helper.as_fd(), INIT, init.pidfd.as_fd()).during(Step::Clone)?;
     drop(to_helper);
-    // What went wrong it has said itself.
-    ended_well(helper.pidfd.as_fd()).during(Step::Report)
+    reap(helper.pidfd.as_fd())
 }
 
 fn channel() -> Result<(OwnedFd, OwnedFd), Failure> {
@@ -95,12 +94,12 @@ fn process(
     unsafe { clone(birth, body) }.during(Step::Clone)
 }
 
-fn ended_well(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
-    let ended = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED))?;
-    match ended.and_then(|status: WaitIdStatus| status.exit_status()) {
-        Some(0) => Ok(()),
-        _ => Err(Errno::CHILD),
-    }
+/// Waits for a process of this launch, however it ends: what went wrong it has said itself. If it
+/// was killed, the init misses its word; and once that was given, the assembler may well be killed,
+/// with the PID namespace, by an init that is done already.
+fn reap(pidfd: BorrowedFd<'_>) -> Result<(), Failure> {
+    let wait = || waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED);
+    rustix::io::retry_on_intr(wait).map(drop).during(Step::Report)
 }
 
 /// The helper: stands outside the PID namespace, and makes the assembler inside.
@@ -121,7 +120,7 @@ fn help(context: &Context<'_>, maker: OwnedFd, to_init: OwnedFd) -> Result<(), F
         }
         .during(Step::Report)
     })?;
-    ended_well(assembler.pidfd.as_fd()).during(Step::Report)
+    reap(assembler.pidfd.as_fd())
 }
 
 /// The init: waits until all is assembled, locks it, and goes the last stretch.

@@ -40,7 +40,7 @@ fn namespaces(stage: &mut Stage) {
     let kinds = ["mnt", "pid", "net", "ipc", "uts", "cgroup", "user"];
     let commands: Vec<String> =
         kinds.iter().map(|kind| format!("link /proc/self/ns/{kind}")).collect();
-    let commands = format!("{} , pids , cat /etc/hostname", commands.join(" , "));
+    let commands = format!("{} , place , cat /etc/hostname", commands.join(" , "));
     let mut running = exec(&init, None, process(&commands));
     let (text, code) = running_to_end(&mut running);
     assert_eq!(code, 0);
@@ -51,7 +51,7 @@ fn namespaces(stage: &mut Stage) {
         assert!(text.contains(&line), "{kind}: {text}");
     }
     // The parent is outside, the session its own.
-    assert!(text.contains("pid 2 parent 0 session 2\nfrom the image\n"), "{text}");
+    assert!(text.contains("later parent 0 session own\nfrom the image\n"), "{text}");
     init.kill();
 }
 
@@ -120,13 +120,13 @@ fn terminal(stage: &mut Stage) {
     let init = idle(container);
     let window = Some(Window { rows: 7, columns: 9 });
     let none = executor::plan::Placement::Inherit;
-    let wanted = process("tty , fds , pids");
+    let wanted = process("tty , fds , place");
     let (text, code) = exec_with(&init, None, wanted, none, Vec::new(), window).executed().end();
     assert_eq!(code, 0);
     assert_eq!(
         text.replace('\r', ""),
         "tty: 111 /dev/pts/0 7x9 session 1 foreground 1\nopen /dev/tty: ok\n\
-         stat /dev/console: ENOENT\nfds: 0 1 2\npid 2 parent 0 session 2\n"
+         stat /dev/console: ENOENT\nfds: 0 1 2\nlater parent 0 session own\n"
     );
     init.kill();
 }

@@ -135,6 +135,7 @@ static int run(int argc, char **argv) {
     else if (!strcmp(name, "args")) { for (int i = 1; i < argc; i++) printf("[%s]", argv[i]); puts(""); }
     else if (!strcmp(name, "pwd")) { char *cwd = getcwd(NULL, 0); printf("cwd %s\n", cwd ? cwd : strerrorname_np(errno)); }
     else if (!strcmp(name, "pids")) printf("pid %d parent %d session %d\n", getpid(), getppid(), getsid(0));
+    else if (!strcmp(name, "place")) printf("%s parent %d session %s\n", getpid() == 1 ? "first" : "later", getppid(), getsid(0) == getpid() ? "own" : "other");
     else if (!strcmp(name, "host")) { char host[256]; gethostname(host, 256); printf("host %s\n", host); }
     else if (!strcmp(name, "link")) { char to[512]; ssize_t n = readlink(first, to, 511); if (n >= 0) { to[n] = 0; printf("link %s: %s\n", first, to); } else verdict("link", first, -1); }
     else if (!strcmp(name, "write")) { int fd = open(first, O_WRONLY | O_CREAT, 0644); int r = fd < 0 ? -1 : (int)write(fd, second, strlen(second)); verdict("write", first, r); if (fd >= 0) close(fd); }

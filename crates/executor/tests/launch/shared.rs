@@ -28,14 +28,14 @@ fn joining(mut container: Container, init: &Init) -> Container {
 
 fn of_process(stage: &mut Stage) {
     let first = Container::new(stage, "pause");
-    let second = Container::new(stage, "pids , fds , ls /proc/1/task , cat /proc/1/comm");
+    let second = Container::new(stage, "place , fds , ls /proc/1/task , cat /proc/1/comm");
     let mut third = Container::new(stage, "write /proc/sys/kernel/domainname x , ls /proc/irq");
     third.plan.masked_paths.push("/proc/irq".to_owned());
     third.plan.read_only_paths.push("/proc/sys".to_owned());
     stage.keep();
     let first = idle(first);
     let text = joining(second, &first).run().0;
-    assert_eq!(text, "pid 2 parent 0 session 2\nfds: 0 1 2\nls /proc/1/task: 1\nprobe\n");
+    assert_eq!(text, "later parent 0 session own\nfds: 0 1 2\nls /proc/1/task: 1\nprobe\n");
     let text = joining(third, &first).run().0;
     assert_eq!(text, "write /proc/sys/kernel/domainname: EROFS\nls /proc/irq:\n");
     first.kill();
@@ -45,24 +45,24 @@ fn of_process(stage: &mut Stage) {
 
 fn of_file(stage: &mut Stage) {
     let first = Container::new(stage, "pause");
-    let mut second = Container::new(stage, "pids , ls /proc/1/task");
+    let mut second = Container::new(stage, "place , ls /proc/1/task");
     stage.keep();
     let first = idle(first);
     let file = File::open(format!("/proc/{}/ns/pid", first.waiting.pid.as_raw_nonzero())).unwrap();
     second.namespaces.pid = Namespace::Join(second.add(file));
-    assert_eq!(second.run().0, "pid 2 parent 0 session 2\nls /proc/1/task: 1\n");
+    assert_eq!(second.run().0, "later parent 0 session own\nls /proc/1/task: 1\n");
     first.kill();
 }
 
 fn older(stage: &mut Stage) {
     let first = Container::new(stage, "pause");
-    let second = Container::new(stage, "pids , ls /proc/1/task");
+    let second = Container::new(stage, "place , ls /proc/1/task");
     stage.keep();
     // A kernel that takes no descriptor as a parameter of a file system.
     const SET_FD: u32 = 5;
     sys::seccomp::load(&older_kernel(libc::SYS_fsconfig, SET_FD), 0).unwrap();
     let first = idle(first);
-    assert_eq!(joining(second, &first).run().0, "pid 3 parent 0 session 3\nls /proc/1/task: 1\n");
+    assert_eq!(joining(second, &first).run().0, "later parent 0 session own\nls /proc/1/task: 1\n");
     first.kill();
 }
 
@@ -82,7 +82,7 @@ fn older_kernel(call: libc::c_long, command: u32) -> Vec<Instruction> {
 
 fn filtered(stage: &mut Stage) {
     let first = Container::new(stage, "pause");
-    let mut second = Container::new(stage, "tty , fork , pids");
+    let mut second = Container::new(stage, "tty , fork , place");
     let ours = [libc::SYS_clone, libc::SYS_clone3, libc::SYS_setsid];
     let program = second.add(refuse(&ours));
     second.plan.process.seccomp = Some(Seccomp { program, flags: 0 });
@@ -93,7 +93,7 @@ fn filtered(stage: &mut Stage) {
     let text = joining(second, &first).run().0.replace('\r', "");
     let expected = "tty: 111 /dev/pts/0 1x2 session 1 foreground 1\nopen /dev/tty: ok\n\
                     stat /dev/console: 20620 0 5 136:0\nfork : ENOTTY\n\
-                    pid 2 parent 0 session 2\n";
+                    later parent 0 session own\n";
     assert_eq!(text, expected);
     first.kill();
 }
