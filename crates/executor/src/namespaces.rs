@@ -58,6 +58,8 @@ pub fn enter_new_namespaces(
 /// A process that holds namespaces open until they have been taken over.
 struct Holder {
     child: Child,
+    /// Never written to: the process ends when it is closed, by whatever ends its maker.
+    _life: OwnedFd,
 }
 
 impl Holder {
@@ -78,7 +80,6 @@ impl Holder {
             }
             let number = prepare().err().map_or(0, Errno::raw_os_error);
             let _maker_gone = io::write(&theirs, &number.to_ne_bytes());
-            // Until the maker kills it, or is itself no more.
             let _end = io::retry_on_intr(|| io::read(&their_life, &mut [0]));
             0
         };
@@ -86,7 +87,7 @@ impl Holder {
         // SAFETY: `body` makes system calls only.
         #[expect(unsafe_code, reason = "the child shares no lock with other threads")]
         let child = unsafe { clone(birth, body) }.during(Step::NewNamespace)?;
-        let holder = Self { child };
+        let holder = Self { child, _life: our_life };
         drop(theirs);
         let mut number = [0; 4];
         let length = io::retry_on_intr(|| io::read(&ours, &mut number));
