@@ -24,6 +24,12 @@ ${2:-}
 [images]
 certs_dirs = ["$dir/certs.d"]
 F
+  cat >"$dir/crictl.yaml" <<F
+runtime-endpoint: unix://$dir/minke.sock
+image-endpoint: unix://$dir/minke.sock
+timeout: 30
+F
+  export CRI_CONFIG_FILE="$dir/crictl.yaml"
   run_minke "$dir"
 }
 
@@ -35,14 +41,12 @@ run_minke() {
   wait_until 10 crictl_at version >/dev/null
 }
 
-# stop_minke DIR: removes every pod, ends the daemon.
+# stop_minke DIR: ends the daemon, removes every pod, the network and the records.
 stop_minke() {
-  crictl_at rmp -a -f >/dev/null 2>&1
   kill -TERM "$MINKE_PID" 2>/dev/null
   wait "$MINKE_PID" 2>/dev/null
+  timeout 60 "$MINKE" --config "$1/config.toml" reset --yes >>"$1/minke.log" 2>&1 || tail -n 3 "$1/minke.log" >&2
 }
 
 # crictl_at ARGS...: crictl against this run's daemon.
-crictl_at() {
-  "$CRICTL" --runtime-endpoint "unix://$MINKE_SOCK" --image-endpoint "unix://$MINKE_SOCK" --timeout 30s "$@"
-}
+crictl_at() { "$CRICTL" "$@"; }
