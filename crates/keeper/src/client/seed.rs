@@ -1,6 +1,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -155,6 +156,7 @@ async fn start() -> Result<Running, Error> {
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|errno| failed("make a socket pair")(errno.into()))?;
     let child = Command::new(format!("/proc/self/fd/{}", copy.as_raw_fd()))
+        .arg0("minke")
         .arg(SEED_ARGUMENT)
         .env_clear()
         .current_dir("/")

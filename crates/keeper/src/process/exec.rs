@@ -116,6 +116,11 @@ impl Exec {
         (due, Some(exit).filter(|_| self.executed))
     }
 
+    /// Whether its process lives, or may; those that helped it into the world can take longer.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.pidfd.is_some() || self.asker.is_some()
+    }
+
     /// Whether nothing is left to do for it.
     pub(crate) fn is_over(&self) -> bool {
         self.spawning.is_none() && self.pidfd.is_none()

@@ -131,7 +131,7 @@ impl Pod {
         let known = self.containers.values().filter(|container| container.is_known());
         let status = Status {
             containers: known.map(|container| container.status(with_log, &mut fds)).collect(),
-            execs: self.execs.values().map(Exec::status).collect(),
+            execs: self.execs.values().filter(|exec| exec.is_alive()).map(Exec::status).collect(),
             shared_pid: self.pid_one.as_ref().map(|pid_one| pid_one.pid),
         };
         (Reply::Status(status), fds)
@@ -200,7 +200,8 @@ impl Pod {
 
     fn shut_down(&mut self) -> Done {
         let containers = self.containers.values().filter(|container| container.is_alive()).count();
-        let alive = (containers + self.execs.len()) as u32;
+        let execs = self.execs.values().filter(|exec| exec.is_alive()).count();
+        let alive = (containers + execs) as u32;
         if alive > 0 {
             return Err(Refusal::Busy { alive });
         }

@@ -130,6 +130,11 @@ pub(crate) async fn terminals_have_sizes(seed: Arc<Seed>) {
     let (stdin, typed) = pipe();
     let (seen, stdout) = pipe();
     pod.keeper.attach(&id, Some(stdin), Some(stdout), None).await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while lines(&log).len() < 2 {
+        assert!(Instant::now() < deadline, "the program says nothing");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
     pod.keeper.resize_terminal(&id, TerminalSize { columns: 132, rows: 43 }).await.unwrap();
     // The last byte is what a terminal takes for the end of input.
     File::from(typed).write_all(b"hello\n\x04").unwrap();
