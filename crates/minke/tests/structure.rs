@@ -82,8 +82,7 @@ fn a_room_is_named_as_its_folder_and_begins_with_its_sentence() {
         let dir = top().join("crates").join(&name).join("src");
         let head = ["lib.rs", "main.rs"].iter().find_map(|f| fs::read_to_string(dir.join(f)).ok());
         let head = head.unwrap();
-        let paragraph: Vec<_> =
-            head.lines().map_while(|line| line.strip_prefix("//! ")).collect();
+        let paragraph: Vec<_> = head.lines().map_while(|line| line.strip_prefix("//! ")).collect();
         let first = paragraph.join(" ").replace('`', "");
         assert!(first.starts_with(&sentence.replace('`', "")), "{name}: {sentence:?}");
     }

@@ -198,7 +198,7 @@ pub(super) fn assemble<'a>(
     below.find_or_make(cwd, Create::Directory).during_of(Step::MakeWorkingDirectory, cwd)?;
     tree.hide(plan)?;
     tree.close(&plan.root)?;
-    tree.enter()?;
+    tree.enter(&plan.root)?;
     Ok(streams)
 }
 

@@ -133,16 +133,19 @@ impl<'a> Tree<'a> {
         if root.read_only {
             read_only(self.root, false).during_of(Step::Attributes, "/")?;
         }
-        if let Some(propagation) = root.propagation {
-            propagate(self.root, propagation).during_of(Step::Propagation, "/")?;
-        }
         Ok(())
     }
 
     /// Makes the tree the root of every process in the mount namespace, and leaves nothing of the
     /// one before.
-    pub(super) fn enter(&self) -> Result<(), Failure> {
-        change_root(self.root).during(Step::Pivot)
+    ///
+    /// Its own propagation comes after that: pivot_root(2) refuses a shared root.
+    pub(super) fn enter(&self, root: &Root) -> Result<(), Failure> {
+        change_root(self.root).during(Step::Pivot)?;
+        match root.propagation {
+            None => Ok(()),
+            Some(change) => propagate(self.root, change).during_of(Step::Propagation, "/"),
+        }
     }
 }
 

@@ -36,7 +36,10 @@ impl Census {
         Self {
             processes: processes.len(),
             namespaces: namespaces.len(),
-            links: links.iter().filter(|link| Path::new("/sys/class/net").join(link).exists()).count(),
+            links: links
+                .iter()
+                .filter(|link| Path::new("/sys/class/net").join(link).exists())
+                .count(),
             mounts: mounts.lines().filter(|line| line.contains(token)).count(),
             cgroups: trees.iter().map(|tree| below(&tree.join(token))).sum(),
             files: below(dir),
@@ -73,9 +76,7 @@ fn processes(token: &str) -> Vec<u32> {
         bytes.windows(token.len()).any(|window| window == token.as_bytes())
     };
     pids.filter(|pid| *pid != std::process::id())
-        .filter(|pid| {
-            names(format!("/proc/{pid}/environ")) || names(format!("/proc/{pid}/cgroup"))
-        })
+        .filter(|pid| names(format!("/proc/{pid}/environ")) || names(format!("/proc/{pid}/cgroup")))
         .collect()
 }
 

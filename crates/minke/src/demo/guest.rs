@@ -33,7 +33,6 @@ pub(crate) enum Guest {
     Wait,
 }
 
-
 /// One line of standard output, whole: containers' logs are read line by line.
 fn line(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
@@ -57,7 +56,8 @@ pub(crate) fn run(guest: &Guest) -> std::io::Result<()> {
 }
 
 fn serve() -> std::io::Result<()> {
-    let listener = TcpListener::bind(("::", PORT)).or_else(|_| TcpListener::bind(("0.0.0.0", PORT)))?;
+    let listener =
+        TcpListener::bind(("::", PORT)).or_else(|_| TcpListener::bind(("0.0.0.0", PORT)))?;
     let queue = Queue::open(QUEUE)?;
     std::thread::spawn(move || {
         while let Ok(bell) = queue.receive() {
@@ -97,7 +97,8 @@ fn answer(connection: TcpStream) -> std::io::Result<()> {
     }
     let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
     let body = format!("a page from {}, asked by {}\n", host.trim(), from.ip().to_canonical());
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let head =
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
     (&connection).write_all((head + &body).as_bytes())?;
     line(&format!("{} from {}", request.trim(), from.ip().to_canonical()))
 }

@@ -160,10 +160,10 @@ fn layer() -> io::Result<Vec<u8>> {
 fn libraries() -> io::Result<BTreeSet<PathBuf>> {
     let program = fs::read_link("/proc/self/exe")?;
     let maps = fs::read_to_string("/proc/self/maps")?;
-    let mapped = maps.lines().filter_map(|line| line.find('/').map(|at| PathBuf::from(&line[at..])));
-    let mut libraries: BTreeSet<PathBuf> = mapped
-        .filter(|path| *path != program && path.to_string_lossy().contains(".so"))
-        .collect();
+    let mapped =
+        maps.lines().filter_map(|line| line.find('/').map(|at| PathBuf::from(&line[at..])));
+    let mut libraries: BTreeSet<PathBuf> =
+        mapped.filter(|path| *path != program && path.to_string_lossy().contains(".so")).collect();
     // The kernel looks for the loader by the name that the program was linked with.
     for loader in ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"] {
         if Path::new(loader).exists() {

@@ -91,7 +91,13 @@ impl Narrator {
     }
 
     fn line(&self, code: &str, mark: &str, what: &str, time: &str, result: &str) {
-        let mark = if self.terminal { mark } else if mark == "✓" { "ok    " } else { "FAILED" };
+        let mark = if self.terminal {
+            mark
+        } else if mark == "✓" {
+            "ok    "
+        } else {
+            "FAILED"
+        };
         let room = self.width.saturating_sub(what.chars().count().max(34) + 18);
         let mut lines = result.lines();
         let first = cut(lines.next().unwrap_or_default(), room);

@@ -24,7 +24,8 @@ struct Scene {
 pub(crate) async fn tell(narrator: &Narrator, stage: &mut Stage) -> Result<(), Error> {
     let image = narrator.step("image assembled", async {
         let image = Image::assemble().map_err(Error::io("assemble the image"))?;
-        let size = format!("minke's own binary and its libraries, {} MB", image.unpacked / 1_000_000);
+        let size =
+            format!("minke's own binary and its libraries, {} MB", image.unpacked / 1_000_000);
         Ok::<_, Error>((image, size))
     });
     let image = image.await?;
@@ -87,12 +88,12 @@ async fn run_pod(stage: &mut Stage, image: String) -> Result<(Scene, String), Er
         ..Default::default()
     };
     let runtime = &mut stage.daemon()?.runtime;
-    let request =
-        cri::RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
+    let request = cri::RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
     let ran = runtime.run_pod_sandbox(request).await.map_err(Error::rpc("run the pod"))?;
     let pod = ran.into_inner().pod_sandbox_id;
     let request = cri::PodSandboxStatusRequest { pod_sandbox_id: pod.clone(), verbose: true };
-    let status = runtime.pod_sandbox_status(request).await.map_err(Error::rpc("tell its status"))?;
+    let status =
+        runtime.pod_sandbox_status(request).await.map_err(Error::rpc("tell its status"))?;
     let status = status.into_inner();
     let ip = status.status.and_then(|status| status.network).map(|n| n.ip).unwrap_or_default();
     stage.links = links(&status.info);
@@ -119,20 +120,16 @@ async fn start(
     let mut command = vec![PROGRAM.to_owned(), "demo-guest".to_owned()];
     command.extend(args.iter().map(|arg| (*arg).to_owned()));
     let metadata = cri::ContainerMetadata { name: name.into(), attempt: 0 };
-    let resources = cri::LinuxContainerResources {
-        memory_limit_in_bytes: 256 << 20,
-        ..Default::default()
-    };
+    let resources =
+        cri::LinuxContainerResources { memory_limit_in_bytes: 256 << 20, ..Default::default() };
     let seccomp = cri::SecurityProfile {
         profile_type: cri::security_profile::ProfileType::RuntimeDefault.into(),
         ..Default::default()
     };
     let security =
         cri::LinuxContainerSecurityContext { seccomp: Some(seccomp), ..Default::default() };
-    let linux = cri::LinuxContainerConfig {
-        resources: Some(resources),
-        security_context: Some(security),
-    };
+    let linux =
+        cri::LinuxContainerConfig { resources: Some(resources), security_context: Some(security) };
     let config = cri::ContainerConfig {
         metadata: Some(metadata),
         image: Some(cri::ImageSpec { image: scene.image.clone(), ..Default::default() }),
@@ -270,10 +267,8 @@ async fn crash(stage: &mut Stage, scene: &Scene) -> Result<((), String), Error> 
 
 async fn adopt(stage: &mut Stage, scene: &Scene) -> Result<((), String), Error> {
     stage.start().await?;
-    let request = cri::ContainerStatusRequest {
-        container_id: scene.server.clone(),
-        ..Default::default()
-    };
+    let request =
+        cri::ContainerStatusRequest { container_id: scene.server.clone(), ..Default::default() };
     let runtime = &mut stage.daemon()?.runtime;
     let status = runtime.container_status(request).await.map_err(Error::rpc("tell its status"))?;
     let state = status.into_inner().status.unwrap_or_default().state();
