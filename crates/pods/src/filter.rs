@@ -54,7 +54,7 @@ impl Filters {
     ) -> Result<Option<Arc<Filter>>, Error> {
         match profile {
             Profile::Unset | Profile::Unconfined => Ok(None),
-            Profile::RuntimeDefault => self.default(bounding, container).map(Some),
+            Profile::RuntimeDefault => self.runtime_default(bounding, container).map(Some),
             Profile::Localhost(path) => {
                 let path = Path::new(path);
                 let profile = seccomp::Profile::read(path).map_err(Error::SeccompProfile)?;
@@ -64,7 +64,7 @@ impl Filters {
         }
     }
 
-    fn default(
+    fn runtime_default(
         &self,
         bounding: &Capabilities,
         container: &ContainerId,
