@@ -27,6 +27,9 @@ pub(crate) struct Container {
     pub(crate) facts: Arc<ContainerFacts>,
     /// One start, update or removal at a time; Stop does not take it, it must always get through.
     pub(crate) operation: tokio::sync::Mutex<()>,
+    /// Held while a start is under way: the end of the init is told after what the start came to, or
+    /// a program that is not there would look like one that failed.
+    pub(crate) starting: tokio::sync::Mutex<()>,
     /// When a stop that is under way kills; later stops may only bring it forward.
     pub(crate) stop_deadline: watch::Sender<Option<tokio::time::Instant>>,
     /// Counters of its cgroup, open once somebody has asked.
@@ -69,6 +72,7 @@ impl Container {
             created_at: record.created_at,
             facts: record.facts,
             operation: tokio::sync::Mutex::default(),
+            starting: tokio::sync::Mutex::default(),
             stop_deadline: watch::Sender::new(None),
             gauge: Gauge::default(),
             usage: Arc::default(),

@@ -329,6 +329,7 @@ impl Shared {
         container.cell().oom_kills =
             blocking(move || Ok(cgroup.oom_kills().unwrap_or_default())).await?;
         let keeper = pod.keeper()?;
+        let _starting = container.starting.lock().await;
         match keeper.start(&container.id).await {
             Ok(at) => {
                 let id = container.id.as_str();

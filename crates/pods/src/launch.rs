@@ -263,6 +263,7 @@ impl Shared {
         match event {
             keeper::Event::ContainerExited { container, exit } => {
                 let Ok(container) = self.index.container(container.as_str()) else { return };
+                drop(container.starting.lock().await);
                 let end = crate::ends::End::Seen { code: exit.code, at: exit.at };
                 if let Err(error) = self.container_ended(pod, &container, end).await {
                     let id = container.id.as_str();

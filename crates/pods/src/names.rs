@@ -22,6 +22,8 @@ type Outcome<Id> = Option<Result<Id, Arc<Error>>>;
 /// The names of one kind, with the request that each was taken by.
 pub(crate) struct Names<Name, Spec, Id> {
     what: &'static str,
+    /// A name as a person reads it.
+    show: fn(&Name) -> String,
     slots: Mutex<HashMap<Name, Slot<Spec, Id>>>,
 }
 
@@ -76,13 +78,13 @@ impl<Id: Clone> Joined<Id> {
 
 impl<Name, Spec, Id> Names<Name, Spec, Id>
 where
-    Name: Eq + Hash + Clone + fmt::Debug,
+    Name: Eq + Hash + Clone,
     Spec: PartialEq,
     Id: Clone + PartialEq + fmt::Display,
 {
-    /// An empty set of names; `what` is the kind in messages.
-    pub(crate) fn new(what: &'static str) -> Self {
-        Self { what, slots: Mutex::new(HashMap::new()) }
+    /// An empty set of names; `what` is the kind in messages, `show` renders a name in them.
+    pub(crate) fn new(what: &'static str, show: fn(&Name) -> String) -> Self {
+        Self { what, show, slots: Mutex::new(HashMap::new()) }
     }
 
     fn slots(&self) -> MutexGuard<'_, HashMap<Name, Slot<Spec, Id>>> {
@@ -107,7 +109,7 @@ where
         };
         let taken = || Error::NameTaken {
             what: self.what,
-            name: format!("{name:?}"),
+            name: (self.show)(name),
             id: slot.id.to_string(),
         };
         if *slot.spec != **spec {
@@ -152,7 +154,7 @@ mod tests {
     use super::*;
 
     fn names() -> Names<&'static str, u8, u32> {
-        Names::new("thing")
+        Names::new("thing", |name| (*name).to_owned())
     }
 
     #[tokio::test]

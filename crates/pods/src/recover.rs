@@ -59,8 +59,12 @@ impl Runtime {
             journal: Arc::clone(&journal),
             events: Events::default(),
             filters: Filters::default(),
-            pod_names: Names::new("pod sandbox"),
-            container_names: Names::new("container"),
+            pod_names: Names::new("pod sandbox", |pod| {
+                format!("{}/{} (uid {}, attempt {})", pod.namespace, pod.name, pod.uid, pod.attempt)
+            }),
+            container_names: Names::new("container", |(pod, container)| {
+                format!("{} (attempt {}) of pod {pod}", container.name, container.attempt)
+            }),
         }));
         runtime.0.recover().await?;
         tokio::spawn(journal.copy_changes());
@@ -99,15 +103,12 @@ impl Shared {
             let shared = Arc::clone(self);
             run_to_end(async move { shared.recover_pod(record).await })
         });
-        let mut first = Ok(());
         for recovered in futures_util::future::join_all(pods).await {
             if let Err(error) = recovered {
                 tracing::error!(error = &error as &dyn std::error::Error, "a pod is not recovered");
-                first = Ok(());
             }
         }
-        self.sweep().await?;
-        first
+        self.sweep().await
     }
 
     async fn recover_pod(self: &Arc<Self>, record: PodRecord) -> Result<(), Error> {
