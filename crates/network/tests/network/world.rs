@@ -33,6 +33,8 @@ pub(crate) fn isolated<F: Future<Output = ()>>(body: impl FnOnce(World) -> F) {
         return;
     }
     ip("link set lo up");
+    // A new namespace begins with the host's setting, and a daemon may have turned it on there.
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(body(World { dir: tempfile::tempdir().unwrap() }));
