@@ -1,11 +1,11 @@
 # Puts into a folder what a node needs to run parts of the end-to-end run. Sourced; needs common.sh,
 # daemon.sh, registry.sh, images/packages.sh.
 
-# stage_node FOLDER: minke, crictl, the registry with its images, the scripts, the test programs.
+# stage_node FOLDER: minke, crictl, the registry with its images, the scripts.
 stage_node() {
-  local folder="$1" name
+  local folder="$1"
   build_minke && CRICTL=$(crictl_path) || return 1
-  mkdir -p "$folder/cache" "$folder/tests"
+  mkdir -p "$folder/cache"
   cp "$MINKE" "$folder/minke"
   cp "$CRICTL" "$folder/crictl"
   cp -r "$E2E" "$folder/e2e"
@@ -14,10 +14,4 @@ stage_node() {
   kill "$REGISTRY_PID" && wait "$REGISTRY_PID" 2>/dev/null
   cp -r "$MINKE_CACHE/docker-registry" "$folder/cache/"
   cp -r "$(image_store)" "$folder/cache/"
-  # The kernel-facing tests of these rooms, as cargo built them.
-  (cd "$TOP" && cargo test --no-run --message-format=json -p cgroup -p executor -p keeper -p network 2>/dev/null) |
-    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | sort -u | while read -r test; do
-    name=$(basename "$test")
-    cp "$test" "$folder/tests/${name%-*}-$(echo "$test" | cksum | cut -c1-4)"
-  done
 }
