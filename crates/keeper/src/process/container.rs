@@ -37,6 +37,9 @@ pub(crate) struct Container {
     /// The start was asked for: what the child says from now on is about execve(2).
     starting: bool,
     start_failed: bool,
+    /// execve(2) has succeeded or failed, as far as is known here. The init can end before: the
+    /// last word comes only when those that helped it into the world have ended too.
+    settled: bool,
     /// The init has ended; its last words are collected.
     exit: Option<ExitStatus>,
     /// The daemon wants to hear no more of it.
@@ -95,6 +98,7 @@ impl Container {
             asker: Some(asker),
             starting: false,
             start_failed: false,
+            settled: false,
             exit: None,
             forgotten: false,
             reopening: Vec::new(),
@@ -114,8 +118,30 @@ impl Container {
         Ok(())
     }
 
-    /// The child says how far it is.
-    pub(crate) fn on_launch(&mut self, poller: &Poller) -> Vec<Due> {
+    /// The child says how far it is, or the init has ended.
+    pub(crate) fn advance(&mut self, ended: bool, poller: &Poller) -> Vec<Due> {
+        // What it said before it ended comes first.
+        let due = self.advance_launch(poller);
+        let Some(pidfd) = self.pidfd.take() else { return due };
+        let may_end = self.settled || !self.starting;
+        let exit = if may_end { reap(pidfd.as_fd()) } else { None };
+        if exit.is_some() || ended && !may_end {
+            // It would be announced without end.
+            poller.ignore(&pidfd);
+        }
+        let Some(mut exit) = exit else {
+            self.pidfd = Some(pidfd);
+            return due;
+        };
+        if self.start_failed {
+            (exit.code, exit.signal) = (START_FAILED, None);
+        }
+        self.exit = Some(exit);
+        self.streams.start_drain();
+        due
+    }
+
+    fn advance_launch(&mut self, poller: &Poller) -> Vec<Due> {
         let mut due = Vec::new();
         let Some(mut spawning) = self.spawning.take() else { return due };
         // Another descriptor can be the one to watch after each step.
@@ -142,6 +168,7 @@ impl Container {
                 // The end of a process that still waited looks like this, too.
                 Progress::Executed if !self.starting => {}
                 Progress::Executed => {
+                    self.settled = true;
                     let at = Timestamp::now();
                     self.phase = ContainerPhase::Running { started_at: at };
                     due.extend(self.answer(Ok(Reply::Started { at }), Vec::new()));
@@ -151,6 +178,7 @@ impl Container {
                         self.forgotten = true;
                         self.streams.close(poller);
                     }
+                    self.settled = true;
                     self.start_failed = self.starting;
                     due.extend(self.answer(Err(Refusal::Launch(failure)), Vec::new()));
                 }
@@ -177,25 +205,6 @@ impl Container {
 
     fn answer(&mut self, result: Result<Reply, Refusal>, fds: Vec<OwnedFd>) -> Option<Due> {
         self.asker.take().map(|asker| (asker, result, fds))
-    }
-
-    /// The init has ended.
-    pub(crate) fn on_init_end(&mut self, poller: &Poller) -> Vec<Due> {
-        // What it said before it ended comes first.
-        let due = self.on_launch(poller);
-        if let Some(pidfd) = self.pidfd.take_if(|_| self.exit.is_none()) {
-            let Some(mut exit) = reap(pidfd.as_fd()) else {
-                self.pidfd = Some(pidfd);
-                return due;
-            };
-            if self.start_failed {
-                (exit.code, exit.signal) = (START_FAILED, None);
-            }
-            poller.ignore(&pidfd);
-            self.exit = Some(exit);
-            self.streams.start_drain();
-        }
-        due
     }
 
     /// How it ended, once: when its last words are written or will not come.
@@ -319,12 +328,17 @@ impl Container {
 /// How a child has ended; none if it has not.
 pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> Option<ExitStatus> {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-    let status = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(pidfd), options)).ok()??;
+    let at = Timestamp::now();
+    let status = match rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(pidfd), options)) {
+        Ok(status) => status?,
+        // Nobody else waits for it. If it happened, this would be an end that nobody saw.
+        Err(_) => return Some(ExitStatus { code: 255, signal: None, at }),
+    };
     let signal = status.terminating_signal();
     let code = match (status.exit_status(), signal) {
         (Some(code), _) => code,
         (None, Some(signal)) => 128 + signal,
         (None, None) => 255,
     };
-    Some(ExitStatus { code, signal, at: Timestamp::now() })
+    Some(ExitStatus { code, signal, at })
 }

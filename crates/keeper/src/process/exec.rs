@@ -23,6 +23,9 @@ pub(crate) struct Exec {
     pid: u32,
     pidfd: Option<OwnedFd>,
     terminal: Option<OwnedFd>,
+    /// execve(2) has succeeded or failed, as far as is known here. A process can end before: the
+    /// last word comes only when those that helped it into the world have ended too.
+    settled: bool,
     /// The daemon was told that it runs, and must be told that it does not any more.
     executed: bool,
 }
@@ -49,12 +52,32 @@ impl Exec {
             pid: 0,
             pidfd: None,
             terminal: None,
+            settled: false,
             executed: false,
         })
     }
 
-    /// The child says how far it is.
-    pub(crate) fn on_launch(&mut self, poller: &Poller) -> Option<Due> {
+    /// The child says how far it is, or has ended. Gives the answer that is due, and how the process
+    /// ended if the daemon thinks that it runs.
+    pub(crate) fn advance(
+        &mut self,
+        ended: bool,
+        poller: &Poller,
+    ) -> (Option<Due>, Option<ExitStatus>) {
+        let due = self.advance_launch(poller);
+        let Some(pidfd) = self.pidfd.take() else { return (due, None) };
+        let exit = if self.settled { reap(pidfd.as_fd()) } else { None };
+        if exit.is_some() || ended && !self.settled {
+            // It would be announced without end.
+            poller.ignore(&pidfd);
+        }
+        if exit.is_none() {
+            self.pidfd = Some(pidfd);
+        }
+        (due, exit.filter(|_| self.executed))
+    }
+
+    fn advance_launch(&mut self, poller: &Poller) -> Option<Due> {
         let mut due = None;
         let mut spawning = self.spawning.take()?;
         poller.ignore(spawning.as_fd());
@@ -77,8 +100,12 @@ impl Exec {
                     self.pidfd = Some(waiting.pidfd);
                     self.terminal = waiting.terminal;
                 }
-                Progress::Executed => due = self.answer_executing().or(due),
+                Progress::Executed => {
+                    self.settled = true;
+                    due = self.answer_executing().or(due);
+                }
                 Progress::Failed(failure) => {
+                    self.settled = true;
                     due = self.answer(Err(Refusal::Launch(failure))).or(due)
                 }
                 Progress::Done => return due,
@@ -101,19 +128,6 @@ impl Exec {
     fn answer(&mut self, result: Result<Reply, Refusal>) -> Option<Due> {
         self.terminal = None;
         self.asker.take().map(|asker| (asker, result, Vec::new()))
-    }
-
-    /// The process has ended. Gives how, if the daemon thinks that it runs.
-    pub(crate) fn on_end(&mut self, poller: &Poller) -> (Option<Due>, Option<ExitStatus>) {
-        // What it said before it ended comes first.
-        let due = self.on_launch(poller);
-        let Some(pidfd) = self.pidfd.take() else { return (due, None) };
-        let Some(exit) = reap(pidfd.as_fd()) else {
-            self.pidfd = Some(pidfd);
-            return (due, None);
-        };
-        poller.ignore(&pidfd);
-        (due, Some(exit).filter(|_| self.executed))
     }
 
     /// Whether its process lives, or may; those that helped it into the world can take longer.

@@ -135,11 +135,8 @@ impl Pod {
         match kind {
             Kind::Listener => self.accept(),
             Kind::Connection => self.on_connection(owner),
-            Kind::ExecLaunch => {
-                let due = self.execs.get_mut(&owner).and_then(|exec| exec.on_launch(&self.poller));
-                self.answer(due);
-            }
-            Kind::ExecEnd => self.on_exec_end(owner),
+            Kind::ExecLaunch => self.on_exec(owner, false),
+            Kind::ExecEnd => self.on_exec(owner, true),
             Kind::Dial => {
                 if let Some(dial) = self.dials.remove(&owner) {
                     let asker = dial.asker;
@@ -162,8 +159,8 @@ impl Pod {
         let Some(container) = self.containers.get_mut(&owner) else { return };
         let (streams, poller) = (&mut container.streams, &self.poller);
         let due = match kind {
-            Kind::Launch => container.on_launch(poller),
-            Kind::Init => container.on_init_end(poller),
+            Kind::Launch => container.advance(false, poller),
+            Kind::Init => container.advance(true, poller),
             Kind::WriterEnd => container.on_writer_end(sub, poller),
             Kind::Output | Kind::ClientInput => {
                 if self.buffer.is_empty() {
@@ -225,9 +222,9 @@ impl Pod {
         }
     }
 
-    fn on_exec_end(&mut self, owner: u32) {
+    fn on_exec(&mut self, owner: u32, ended: bool) {
         let Some(exec) = self.execs.get_mut(&owner) else { return };
-        let (due, exit) = exec.on_end(&self.poller);
+        let (due, exit) = exec.advance(ended, &self.poller);
         self.answer(due);
         if let Some(exit) = exit {
             self.tell(Event::ExecExited { exec: owner, exit });

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keeper::{ContainerPhase, Error, Event, Keeper, Refusal, Sandbox, Seed};
 use rustix::net::{
@@ -73,6 +73,11 @@ pub(crate) async fn yesterdays_keeper_is_driven(seed: Arc<Seed>) {
     assert_eq!(status.containers[0].log, None);
     pod.reconnect().await;
     assert_eq!(pod.keeper.version(), 1);
+    let deadline = Instant::now() + PATIENCE;
+    while lines(&pod.log_path("log")).is_empty() {
+        assert!(Instant::now() < deadline, "nothing is logged");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
     pod.keeper.reopen_log(&id, append_to(&pod.log_path("next"))).await.unwrap();
     assert_eq!(lines(&pod.log_path("log")), ["stdout F hello"]);
     // A log that refuses everything: a keeper of version 1 drops, and says nothing of it.
