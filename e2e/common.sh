@@ -34,22 +34,31 @@ have_go() {
   apt-get install -y -qq --no-install-recommends golang-go ca-certificates >&2
 }
 
-# go_tool NAME PACKAGE [test]: builds a Go program that tools/go.mod pins, once per version of that
-# file, and prints its path.
+# go_tool MODULE NAME PACKAGE [FLAG...]: builds a Go program that MODULE/go.mod pins, once per version
+# of that file, and prints its path. A package of tests becomes a program with the flag "-c".
 go_tool() {
-  local key dir
-  key=$(cat "$E2E/tools/go.mod" "$E2E/tools/go.sum" | sha256sum | cut -c1-16)
-  dir="$MINKE_CACHE/tools-$key"
-  if [ ! -x "$dir/$1" ]; then
+  local module="$E2E/$1" name="$2" package="$3" verb=build key dir
+  shift 3
+  case " $* " in *" -c "*) verb="test" ;; esac
+  key=$(cat "$module/go.mod" "$module/go.sum" | sha256sum | cut -c1-16)
+  dir="$MINKE_CACHE/${module##*/}-$key"
+  if [ ! -x "$dir/$name" ]; then
     have_go
     mkdir -p "$dir"
-    if [ "${3:-}" = test ]; then
-      (cd "$E2E/tools" && CGO_ENABLED=0 go test -c -o "$dir/$1" "$2") >&2
-    else
-      (cd "$E2E/tools" && CGO_ENABLED=0 go build -trimpath -o "$dir/$1" "$2") >&2
-    fi
+    (cd "$module" && CGO_ENABLED=0 nice go $verb -trimpath "$@" -o "$dir/$name.$$" "$package" &&
+      mv "$dir/$name.$$" "$dir/$name") >&2
   fi
-  printf '%s\n' "$dir/$1"
+  printf '%s\n' "$dir/$name"
 }
-crictl_path() { go_tool crictl sigs.k8s.io/cri-tools/cmd/crictl; }
-critest_path() { go_tool critest sigs.k8s.io/cri-tools/cmd/critest test; }
+crictl_path() { go_tool tools crictl sigs.k8s.io/cri-tools/cmd/crictl; }
+critest_path() { go_tool tools critest sigs.k8s.io/cri-tools/cmd/critest -c; }
+
+# kubernetes_path NAME: one of Kubernetes' own programs. Built from a module they do not know their
+# version, and a kubelet that calls itself v0.0.0 is refused.
+kubernetes_path() {
+  local version
+  version=$(awk '$1 == "k8s.io/kubernetes" { print $2 }' "$E2E/kubernetes/go.mod")
+  go_tool kubernetes "$1" "k8s.io/kubernetes/cmd/$1" -ldflags "-X k8s.io/component-base/version.gitVersion=$version"
+}
+etcd_path() { go_tool kubernetes etcd go.etcd.io/etcd/server/v3; }
+coredns_path() { go_tool coredns coredns github.com/coredns/coredns; }
