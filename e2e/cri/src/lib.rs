@@ -1,0 +1,14 @@
+//! What our behaviour tests stand on: real daemons, and a client that speaks the CRI to them.
+//!
+//! ```text
+//!   group     tests that share a daemon, or have one each; run by libtest-mimic
+//!   daemon    a `minke serve` of a test's own
+//!   client    the CRI as a test speaks it: Cri -> Pod -> Container
+//! ```
+//!
+//! The environment says what to work with: MINKE is the binary, REGISTRY the address of the real
+//! registry with the test images, E2E_DIR a directory for all files. `e2e/parts/cri` sets it.
+
+pub mod client;
+pub mod daemon;
+pub mod group;
