@@ -3,7 +3,7 @@
 
 # image_store: prints the folder of the images that the present scripts build.
 image_store() {
-  echo "$MINKE_CACHE/images-$(cat "$E2E/images/build" "$E2E/images/packages.sh" | sha256sum | cut -c1-16)"
+  echo "$MINKE_CACHE/images-$(cat "$E2E/images/build" "$E2E/images/packages.sh" "$E2E/images/push.sh" | sha256sum | cut -c1-16)"
 }
 
 # start_registry DIR: serves on a free port and sets REGISTRY and REGISTRY_PID. The images are built
