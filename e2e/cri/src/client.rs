@@ -161,7 +161,14 @@ impl Pod {
             command: command.iter().map(ToString::to_string).collect(),
             log_path: format!("{name}.log"),
             linux: Some(LinuxContainerConfig {
-                security_context: Some(LinuxContainerSecurityContext::default()),
+                security_context: Some(LinuxContainerSecurityContext {
+                    // As the kubelet does where a pod does not share them.
+                    namespace_options: Some(namespaces(
+                        NamespaceMode::Pod,
+                        NamespaceMode::Container,
+                    )),
+                    ..Default::default()
+                }),
                 ..Default::default()
             }),
             ..Default::default()

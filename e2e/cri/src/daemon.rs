@@ -32,6 +32,10 @@ pub fn registry() -> String {
 pub struct Daemon {
     /// Of everything it has.
     pub dir: PathBuf,
+    /// Its bridge is named by this and a number.
+    prefix: String,
+    /// A file system of its own below `dir`, and its size.
+    small: Option<(&'static str, &'static str)>,
     process: Mutex<Option<Child>>,
 }
 
@@ -48,8 +52,9 @@ impl Daemon {
     pub fn prepare(name: &str, settings: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         // At most six letters go into the names of links; other runs have numbers of their own.
-        let prefix = format!("t{:x}", std::process::id() % 0x1000);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let prefix =
+            format!("{}{:03x}", (b'g' + number as u8 % 20) as char, std::process::id() % 0x1000);
         let dir = DIR.join(format!("{number}-{name}"));
         fs::create_dir_all(dir.join("certs.d")).unwrap();
         for host in ["docker.io", "registry.k8s.io"] {
@@ -70,13 +75,31 @@ impl Daemon {
             at("certs.d"),
         );
         put(&dir.join("config.toml"), text.as_bytes());
-        Self { dir, process: Mutex::new(None) }
+        Self { dir, prefix, small: None, process: Mutex::new(None) }
+    }
+
+    /// The daemon sees a small file system of its own at `name` below its directory, a shared mount.
+    /// It goes with the daemon, so such a daemon runs once.
+    pub fn with_small(mut self, name: &'static str, size: &'static str) -> Self {
+        fs::create_dir_all(self.dir.join(name)).unwrap();
+        self.small = Some((name, size));
+        self
+    }
+
+    /// A path below its directory, as the daemon sees it.
+    pub fn inside(&self, name: &str) -> PathBuf {
+        let root = format!("/proc/{}/root{}", self.pid(), self.dir.display());
+        Path::new(&root).join(name)
     }
 
     /// Starts the daemon and waits until it serves; again after it has ended, too.
     pub fn run(&self) {
         let log = File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
-        let child = self.command(&["serve"]).stderr(log).spawn().unwrap();
+        let mut command = match self.small {
+            Some((name, size)) => self.in_own_mounts(name, size),
+            None => self.command(&["serve"]),
+        };
+        let child = command.stderr(log).spawn().unwrap();
         *self.process() = Some(child);
         let deadline = Instant::now() + PATIENCE;
         while UnixStream::connect(self.socket()).is_err() {
@@ -129,6 +152,26 @@ impl Daemon {
         self.dir.join("minke.sock")
     }
 
+    /// Its bridge's name, once there is one.
+    pub fn bridge(&self) -> Option<String> {
+        let links = fs::read_dir("/sys/class/net").unwrap().flatten();
+        let names = links.map(|link| link.file_name().to_string_lossy().into_owned());
+        let is_bridge =
+            |name: &String| Path::new("/sys/class/net").join(name).join("brif").exists();
+        names.filter(|name| name.starts_with(&self.prefix)).find(is_bridge)
+    }
+
+    /// Brings an archive in; gives what the command printed.
+    pub fn import(&self, archive: &[u8]) -> Result<String, String> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = self.dir.join(format!("archives/{number}.tar"));
+        put(&path, archive);
+        let done = self.minke(&["image", "import", path.to_str().unwrap()]);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        if done.status.success() { Ok(text(&done.stdout)) } else { Err(text(&done.stderr)) }
+    }
+
     /// What the daemon has told.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()
@@ -142,6 +185,17 @@ impl Daemon {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(variable("MINKE"));
         command.arg("--config").arg(self.dir.join("config.toml")).args(arguments);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// The daemon in a mount namespace of its own, with a small tmpfs in it.
+    fn in_own_mounts(&self, name: &str, size: &str) -> Command {
+        let mut command = Command::new("unshare");
+        let script = r#"mount -t tmpfs -o "size=$1" small "$2" && mount --make-shared "$2" &&
+            exec "$3" --config "$4" serve"#;
+        command.args(["-m", "--propagation", "private", "sh", "-c", script, "sh", size]);
+        command.arg(self.dir.join(name)).arg(variable("MINKE")).arg(self.dir.join("config.toml"));
         command.stdin(Stdio::null());
         command
     }

@@ -14,13 +14,15 @@ use crate::daemon::Daemon;
 /// No test takes as long as this.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Running = Pin<Box<dyn Future<Output = ()>>>;
 
 /// A test and what it needs.
 #[derive(Debug, Clone, Copy)]
 pub enum Test {
     /// Works at the group's daemon.
     Shared(fn(Cri) -> Running),
+    /// Does something to the group's daemon that a client cannot do.
+    Daemon(fn(Arc<Daemon>) -> Running),
     /// Starts what it needs itself.
     Alone(fn() -> Running),
 }
@@ -30,6 +32,14 @@ pub enum Test {
 macro_rules! shared {
     ($($test:ident),* $(,)?) => {
         vec![$((stringify!($test), $crate::group::Test::Shared(|cri| Box::pin($test(cri))))),*]
+    };
+}
+
+/// `at_daemon![a, b]`: tests with a name each that take the group's [`Daemon`].
+#[macro_export]
+macro_rules! at_daemon {
+    ($($test:ident),* $(,)?) => {
+        vec![$((stringify!($test), $crate::group::Test::Daemon(|daemon| Box::pin($test(daemon))))),*]
     };
 }
 
@@ -55,6 +65,12 @@ impl Group {
         Self { name, settings: "", tests }
     }
 
+    /// With more tests, of another kind.
+    pub fn and(mut self, tests: Vec<(&'static str, Test)>) -> Self {
+        self.tests.extend(tests);
+        self
+    }
+
     /// Settings for the shared daemon, before the first section.
     pub fn with_settings(self, settings: &'static str) -> Self {
         Self { settings, ..self }
@@ -67,12 +83,16 @@ impl Group {
         let trial = |(name, test): (&'static str, Test)| {
             let (tokio, daemon) = (tokio.clone(), Arc::clone(&daemon));
             Trial::test(format!("{group}::{name}"), move || {
+                let shared = async || -> Arc<Daemon> {
+                    let start = async || Arc::new(Daemon::start(group, settings).await);
+                    Arc::clone(daemon.get_or_init(start).await)
+                };
                 let run = async {
                     match test {
                         Test::Alone(test) => test().await,
+                        Test::Daemon(test) => test(shared().await).await,
                         Test::Shared(test) => {
-                            let start = || Daemon::start(group, settings);
-                            let cri = daemon.get_or_init(start).await.cri().await;
+                            let cri = shared().await.cri().await;
                             test(cri).await;
                         }
                     }

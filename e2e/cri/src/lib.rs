@@ -4,6 +4,9 @@
 //!   group     tests that share a daemon, or have one each; run by libtest-mimic
 //!   daemon    a `minke serve` of a test's own
 //!   client    the CRI as a test speaks it: Cri -> Pod -> Container
+//!   image     layers and images made by hand, as archives or for
+//!   registry  a small registry that can be told to lie
+//!   traces    what a daemon has in the kernel and on disk
 //! ```
 //!
 //! The environment says what to work with: MINKE is the binary, REGISTRY the address of the real
@@ -12,3 +15,6 @@
 pub mod client;
 pub mod daemon;
 pub mod group;
+pub mod image;
+pub mod registry;
+pub mod traces;

@@ -5,7 +5,10 @@
 //! `async fn` of 5 to 15 lines and name it in its theme's list. `e2e/run cri` runs all,
 //! `e2e/parts/cri WORD` those with the word in their names.
 
+mod hostile;
+mod images;
 mod input;
+mod layers;
 
 use std::process::ExitCode;
 
@@ -14,7 +17,7 @@ use libtest_mimic::Arguments;
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let tokio = tokio::runtime::Runtime::new().expect("threads can be started");
-    let groups = [input::group()];
+    let groups = [input::group(), layers::group(), images::group(), hostile::group()];
     let trials = groups.into_iter().flat_map(|group| group.trials(tokio.handle())).collect();
     // A group's daemon ends here, with the last trial that holds it.
     libtest_mimic::run(&arguments, trials).exit_code()

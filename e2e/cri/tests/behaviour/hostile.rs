@@ -1,0 +1,381 @@
+//! Containers that want out: none reaches a byte outside, and everybody else goes on.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, LazyLock};
+
+use e2e_cri::client::{Container, Pod, eventually, image_spec, namespaces};
+use e2e_cri::daemon::{DIR, Daemon};
+use e2e_cri::group::Group;
+use e2e_cri::image::{Built, Tar};
+use e2e_cri::traces::controller;
+use e2e_cri::{alone, at_daemon};
+use k8s_cri::v1::*;
+use tonic::Code;
+
+pub fn group() -> Group {
+    let tests = at_daemon![
+        programs_that_are_the_keeper_or_its_files,
+        working_directories_that_are_descriptors,
+        links_swapped_under_mount_targets,
+        a_spy_with_ptrace_in_a_shared_pid_namespace,
+        a_spy_with_ptrace_on_execs_in_flight,
+        an_oom_score_stays_up,
+        a_fork_bomb_under_a_limit,
+    ];
+    Group::new("hostile", tests)
+        .and(alone![a_flood_on_a_full_disk, what_a_user_namespace_was_given_is_locked])
+}
+
+/// The static program that probes from within.
+static PROBE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let program = DIR.join("probe");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("probe.c");
+    let mut compile = Command::new("cc");
+    compile.args(["-static", "-O1", "-o"]).arg(&program).arg(source);
+    assert!(compile.status().unwrap().success());
+    fs::read(program).unwrap()
+});
+
+/// Brings an image of this layer in, under this name.
+fn imported(daemon: &Daemon, name: &str, layer: Tar) -> String {
+    let layer = layer.file("name", name);
+    let name = format!("docker.io/hostile/{name}:1");
+    assert_eq!(daemon.import(&Built::of(layer).oci_archive(&name)).unwrap(), name);
+    name
+}
+
+fn probe(daemon: &Daemon, name: &str) -> String {
+    imported(daemon, name, Tar::default().program("probe", &*PROBE).dir("v").dir("w").dir("tmp"))
+}
+
+fn context(config: &mut ContainerConfig) -> &mut LinuxContainerSecurityContext {
+    config.linux.as_mut().unwrap().security_context.as_mut().unwrap()
+}
+
+fn capable(config: &mut ContainerConfig, capability: &str) {
+    let add_capabilities = vec![capability.to_owned()];
+    context(config).capabilities = Some(Capability { add_capabilities, ..Default::default() });
+}
+
+fn volume(path: &Path, at: &str) -> Mount {
+    Mount { host_path: path.display().to_string(), container_path: at.into(), ..Default::default() }
+}
+
+/// A directory on the host for a test.
+fn directory(name: &str) -> PathBuf {
+    let dir = DIR.join("volumes").join(name);
+    fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+/// A neighbour that has to be well at the end.
+async fn neighbour(daemon: &Daemon, name: &str) -> Container {
+    daemon.cri().await.pod(name).await.run("neighbour", &["sleep", "1000"]).await
+}
+
+async fn programs_that_are_the_keeper_or_its_files(daemon: Arc<Daemon>) {
+    let mut layer = Tar::default().program("exe", "#!/proc/self/exe\n");
+    let mut programs = vec!["/exe".to_owned(), "/proc/self/exe".to_owned()];
+    for number in 0..16 {
+        layer = layer.program(&format!("fd{number}"), format!("#!/proc/self/fd/{number}\n"));
+        programs.extend([format!("/fd{number}"), format!("/proc/self/fd/{number}")]);
+    }
+    let image = imported(&daemon, "programs", layer.program("probe", &*PROBE));
+    let minke = fs::metadata(std::env::var("MINKE").unwrap()).unwrap().modified().unwrap();
+    let pod = daemon.cri().await.pod("programs").await;
+    let target =
+        pod.run_with("target", &["/probe", "hold"], |c| c.image = Some(image_spec(&image))).await;
+    for (number, program) in programs.iter().enumerate() {
+        let mut config = pod.container_config(&format!("c{number}"), &[program]);
+        config.image = Some(image_spec(&image));
+        let container = pod.try_create(config).await.unwrap();
+        let status = container.try_start().await.unwrap_err();
+        assert!(status.message().contains(&format!("cannot execute {program:?}")), "{status}");
+        assert_eq!(container.status().await.reason, "StartError");
+        let status = target.try_exec(&[program], 5).await.unwrap_err();
+        assert!(status.message().contains(&format!("cannot execute {program:?}")), "{status}");
+    }
+    assert!(target.is_running().await);
+    let after = fs::metadata(std::env::var("MINKE").unwrap()).unwrap().modified().unwrap();
+    assert_eq!(minke, after);
+}
+
+async fn working_directories_that_are_descriptors(daemon: Arc<Daemon>) {
+    let pod = daemon.cri().await.pod("directories").await;
+    let mut paths: Vec<String> = (0..24).map(|number| format!("/proc/self/fd/{number}")).collect();
+    paths.extend(["/proc/self/cwd".into(), "/proc/1/root".into(), "/proc/self/root/proc".into()]);
+    for (number, path) in paths.iter().enumerate() {
+        let mut config = pod.container_config(&format!("c{number}"), &["pwd"]);
+        config.working_dir = path.clone();
+        // Refused when it is created or when it is started; it never runs there.
+        let status = match pod.try_create(config).await {
+            Ok(container) => container.try_start().await.unwrap_err(),
+            Err(status) => status,
+        };
+        assert!(status.message().contains(path.as_str()), "{status}");
+    }
+    assert_eq!(pod.sh("after", "pwd; sleep 1").await.ended().await.exit_code, 0);
+}
+
+async fn links_swapped_under_mount_targets(daemon: Arc<Daemon>) {
+    let (outer, inner) = (directory("outer"), directory("inner"));
+    let name = format!("swapped-{}", std::process::id());
+    fs::create_dir(outer.join("place")).unwrap();
+    symlink("../../../../../../../../../..", outer.join("link")).unwrap();
+    let image = probe(&daemon, "swap");
+    let pod = daemon.cri().await.pod("swap").await;
+    let swap = ["/probe", "swap", "/v", "place", "link"];
+    let racer = pod
+        .run_with("racer", &swap, |c| {
+            c.image = Some(image_spec(&image));
+            c.mounts = vec![volume(&outer, "/v")];
+        })
+        .await;
+    let (mut started, mut refused) = (0, 0);
+    for number in 0..40 {
+        let target = format!("/v/{}/{name}", ["place", "link"][number % 2]);
+        let mut config = pod.container_config(&format!("c{number}"), &["true"]);
+        config.mounts = vec![volume(&outer, "/v"), volume(&inner, &target)];
+        match pod.try_create(config).await {
+            Ok(container) => {
+                container.try_start().await.unwrap();
+                assert_eq!(container.ended().await.exit_code, 0);
+                container.remove().await;
+                started += 1;
+            }
+            // A link where a directory was a moment ago.
+            Err(status) => {
+                assert!(status.message().contains(&target), "{status}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(started > 0, "{started} started, {refused} were refused");
+    assert!(racer.is_running().await);
+    // It would have been made at the root of the host, or of the keeper.
+    assert!(!Path::new("/").join(&name).exists());
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&name) && !mounts.contains("volumes/inner"), "{mounts}");
+}
+
+/// A container that spies for so long.
+async fn spy(pod: &Pod, image: &str, milliseconds: u32, pid: NamespaceMode) -> Container {
+    let token = DIR.display().to_string();
+    let (half, other) = token.split_at(token.len() / 2);
+    let marker = DIR.join("marker");
+    fs::write(&marker, "of the host").unwrap();
+    let (time, marker) = (milliseconds.to_string(), marker.display().to_string());
+    pod.run_with("spy", &["/probe", "spy", &time, &marker, half, other], |config| {
+        config.image = Some(image_spec(image));
+        context(config).namespace_options = Some(namespaces(NamespaceMode::Pod, pid));
+        capable(config, "SYS_PTRACE");
+    })
+    .await
+}
+
+/// What the spy found, but for what its own child holds, which it must have found.
+async fn findings(spy: &Container) -> Vec<String> {
+    assert_eq!(spy.ended().await.exit_code, 0);
+    let mut lines = spy.logged();
+    let last = lines.pop().unwrap();
+    let looks = last.split(' ').nth(6).and_then(|count| count.parse::<u32>().ok());
+    assert!(looks.is_some_and(|looks| looks > 10), "{last}");
+    let before = lines.len();
+    lines.retain(|line| !line.ends_with(" probe"));
+    assert!(lines.len() < before, "the spy is blind: {last}");
+    lines
+}
+
+async fn a_spy_with_ptrace_in_a_shared_pid_namespace(daemon: Arc<Daemon>) {
+    let image = probe(&daemon, "spy-shared");
+    let pod = daemon
+        .cri()
+        .await
+        .pod_with("spy-shared", |config| {
+            let shared = namespaces(NamespaceMode::Pod, NamespaceMode::Pod);
+            config.linux.as_mut().unwrap().security_context = Some(LinuxSandboxSecurityContext {
+                namespace_options: Some(shared),
+                ..Default::default()
+            });
+        })
+        .await;
+    let spy = spy(&pod, &image, 3000, NamespaceMode::Pod).await;
+    let mut number = 0;
+    while spy.is_running().await {
+        // Inits on their way in, as many as there is time for; PID 1 is there all the time.
+        let shared = Some(namespaces(NamespaceMode::Pod, NamespaceMode::Pod));
+        let name = format!("second{number}");
+        let share = |config: &mut ContainerConfig| context(config).namespace_options = shared;
+        let second = pod.run_with(&name, &["true"], share).await;
+        second.remove().await;
+        number += 1;
+    }
+    assert!(number > 3, "{number} containers came and went");
+    assert_eq!(findings(&spy).await, Vec::<String>::new());
+}
+
+async fn a_spy_with_ptrace_on_execs_in_flight(daemon: Arc<Daemon>) {
+    let image = probe(&daemon, "spy-exec");
+    let pod = daemon.cri().await.pod("spy-exec").await;
+    let spy = spy(&pod, &image, 3000, NamespaceMode::Container).await;
+    let mut number = 0;
+    while spy.is_running().await {
+        // It may end between the question and this.
+        let _ = spy.try_exec(&["/probe", "write", "/tmp/x"], 5).await;
+        number += 1;
+    }
+    assert!(number > 10, "{number} execs");
+    assert_eq!(findings(&spy).await, Vec::<String>::new());
+}
+
+async fn an_oom_score_stays_up(daemon: Arc<Daemon>) {
+    let pod = daemon.cri().await.pod("oom-score").await;
+    let wanted = LinuxContainerResources { oom_score_adj: 500, ..Default::default() };
+    let container = pod
+        .run_with("c", &["sleep", "1000"], |c| {
+            c.linux.as_mut().unwrap().resources = Some(wanted);
+        })
+        .await;
+    assert_eq!(container.sh("cat /proc/1/oom_score_adj").await, "500");
+    let adj = |pid: u32| fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+    // Who may not move the minimum (CAP_SYS_RESOURCE) cannot keep it above its own.
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).unwrap();
+    let may = u64::from_str_radix(effective, 16).unwrap() & 1 << 24 != 0;
+    let floor = if may { 500 } else { adj(daemon.pid()).trim().parse().unwrap() };
+    let try_all = "for i in -1000 -999 -1 0 499; do echo $i > /proc/self/oom_score_adj; \
+                   cat /proc/self/oom_score_adj; done 2>/dev/null";
+    for reached in container.sh(try_all).await.lines() {
+        assert!(reached.parse::<i32>().unwrap() >= floor, "{reached} is below {floor}");
+    }
+}
+
+async fn what_a_user_namespace_was_given_is_locked() {
+    let daemon = Daemon::prepare("user", "").with_small("shared", "1m");
+    daemon.run();
+    let image = probe(&daemon, "user");
+    fs::create_dir(daemon.inside("shared/given")).unwrap();
+    let mapping = || vec![IdMapping { host_id: 300_000, container_id: 0, length: 65_536 }];
+    let user = UserNamespace { mode: NamespaceMode::Pod.into(), uids: mapping(), gids: mapping() };
+    let mut options = namespaces(NamespaceMode::Pod, NamespaceMode::Container);
+    options.userns_options = Some(user);
+    let of_pod = LinuxSandboxSecurityContext {
+        namespace_options: Some(options.clone()),
+        ..Default::default()
+    };
+    let set = |c: &mut PodSandboxConfig| c.linux.as_mut().unwrap().security_context = Some(of_pod);
+    let pod = daemon.cri().await.pod_with("user", set).await;
+    let config = |name: &str, propagation: MountPropagation| {
+        let mut config = pod.container_config(name, &["/probe", "hold"]);
+        config.image = Some(image_spec(&image));
+        config.mounts = vec![Mount {
+            readonly: true,
+            propagation: propagation.into(),
+            uid_mappings: mapping(),
+            gid_mappings: mapping(),
+            ..volume(&daemon.dir.join("shared/given"), "/v")
+        }];
+        let security = context(&mut config);
+        security.namespace_options = Some(options.clone());
+        security.masked_paths = vec!["/proc/irq".into()];
+        security.readonly_paths = vec!["/proc/sys".into()];
+        capable(&mut config, "ALL");
+        config
+    };
+    let slave = config("slave", MountPropagation::PropagationHostToContainer);
+    let container = pod.try_create(slave).await.unwrap();
+    container.try_start().await.unwrap();
+    let mounts = || fs::read_to_string(format!("/proc/{}/mountinfo", daemon.pid())).unwrap();
+    let before = mounts();
+    for (attempt, path, verdict) in [
+        ("write", "/v/x", "EROFS"),
+        ("remount", "/v", "EPERM"),
+        ("umount", "/v", "EINVAL"),
+        ("umount", "/proc/irq", "EINVAL"),
+        ("remount", "/proc/sys", "EPERM"),
+        ("umount", "/proc/sys", "EINVAL"),
+        ("umount", "/dev", "EINVAL"),
+        ("write", "/v/x", "EROFS"),
+        // Its own mounts are its own.
+        ("cover", "/v", "ok"),
+        ("write", "/v/x", "ok"),
+        ("cover", "/dev", "ok"),
+    ] {
+        let said = container.exec(&["/probe", attempt, path]).await;
+        assert_eq!(said.out.trim(), verdict, "{attempt} {path}: {said:?}");
+    }
+    assert_eq!(fs::read_dir(daemon.inside("shared/given")).unwrap().count(), 0);
+    assert_eq!(mounts(), before);
+    let shared = config("shared", MountPropagation::PropagationBidirectional);
+    let status = pod.try_create(shared).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    assert!(status.message().contains("mounts[0].propagation"), "{status}");
+}
+
+async fn a_fork_bomb_under_a_limit(daemon: Arc<Daemon>) {
+    let parent = format!("/e2e-{}-bomb", std::process::id());
+    let neighbour = neighbour(&daemon, "neighbour-of-bomb").await;
+    let pod = daemon
+        .cri()
+        .await
+        .pod_with("bomb", |config| config.linux.as_mut().unwrap().cgroup_parent = parent.clone())
+        .await;
+    // As the kubelet limits a pod: in the cgroup that it makes for it.
+    fs::write(controller("pids", &parent).join("pids.max"), "40").unwrap();
+    let image = probe(&daemon, "bomb");
+    let bomb =
+        pod.run_with("bomb", &["/probe", "bomb"], |c| c.image = Some(image_spec(&image))).await;
+    eventually("the limit", async || {
+        let current = fs::read_to_string(controller("pids", &parent).join("pids.current")).unwrap();
+        (current.trim().parse::<u32>().unwrap() >= 38).then_some(())
+    })
+    .await;
+    assert_eq!(neighbour.exec(&["echo", "well"]).await.out, "well\n");
+    // Who comes in now may find no room; it is told so, and nothing breaks.
+    let _ = bomb.try_exec(&["true"], 5).await;
+    bomb.stop(0).await;
+    assert_eq!(bomb.ended().await.exit_code, 137);
+    pod.remove().await;
+    assert!(!controller("pids", &parent).exists());
+    assert_eq!(neighbour.exec(&["echo", "well"]).await.out, "well\n");
+}
+
+async fn a_flood_on_a_full_disk() {
+    let daemon = Daemon::prepare("flood", "").with_small("logs", "1m");
+    daemon.run();
+    let cri = daemon.cri().await;
+    cri.pull(e2e_cri::client::BUSYBOX).await.unwrap();
+    let pod = cri.pod("flood").await;
+    let flood =
+        pod.sh("flood", "while :; do echo 0123456789012345678901234567890123456789; done").await;
+    let full = daemon.inside("logs/flood/flood.log");
+    eventually("a full disk", async || {
+        fs::metadata(&full).is_ok_and(|file| file.len() >= 900 << 10).then_some(())
+    })
+    .await;
+    // Neighbours run, and so does the one that floods: lines are dropped, not waited for.
+    let ticks = pod
+        .sh("ticks", "i=0; while :; do i=$((i+1)); echo $i; echo $i > /count; sleep 0.05; done")
+        .await;
+    eventually("the neighbour's count", async || {
+        (ticks.sh("cat /count").await.parse::<u32>().ok()? > 20).then_some(())
+    })
+    .await;
+    assert_eq!(flood.exec(&["echo", "well"]).await.out, "well\n");
+    eventually("a word of it", async || daemon.log().contains("lines were dropped").then_some(()))
+        .await;
+    // Room again, and the log goes on.
+    fs::File::options().write(true).open(&full).unwrap().set_len(0).unwrap();
+    flood.stop(0).await;
+    let log = daemon.inside("logs/flood/ticks.log");
+    eventually("the neighbour's lines", async || {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        let count = ticks.sh("cat /count").await;
+        text.lines().rev().take(5).any(|line| line.ends_with(&format!(" {count}"))).then_some(())
+    })
+    .await;
+    pod.remove().await;
+}

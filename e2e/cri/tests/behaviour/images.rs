@@ -1,0 +1,147 @@
+//! Pulling, keeping and removing images.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use e2e_cri::client::{BUSYBOX, Cri, eventually, image_spec};
+use e2e_cri::daemon::Daemon;
+use e2e_cri::group::Group;
+use e2e_cri::image::{Built, Tar};
+use e2e_cri::registry::{Lie, Registry};
+use e2e_cri::{alone, at_daemon};
+use k8s_cri::v1::*;
+use tonic::Code;
+
+pub fn group() -> Group {
+    let tests = at_daemon![
+        pulls_of_one_image_join,
+        a_cancelled_pull_goes_on_where_it_stopped,
+        archives_go_in_and_out,
+        pinned_images_say_so,
+    ];
+    let tests = Group::new("images", tests).with_settings("images.pinned = [\"*/pinned:*\"]");
+    tests.and(alone![removing_frees_what_is_told, an_image_in_use_goes_with_its_last_container])
+}
+
+/// A layer of so many bytes that no other image has.
+fn big(word: &str, length: usize) -> Tar {
+    let mut content = word.as_bytes().repeat(length / word.len());
+    content.resize(length, 0);
+    Tar::default().file(word, content)
+}
+
+async fn pulls_of_one_image_join(daemon: Arc<Daemon>) {
+    let registry = Registry::start();
+    let image = Built::of(big("joined", 1 << 20));
+    let name = registry.push("joined:1", &image);
+    registry.lie(&image.layers[0], Lie::Slow(4000));
+    let mut pulls = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (cri, name) = (daemon.cri().await, name.clone());
+        pulls.spawn(async move { cri.pull(&name).await.unwrap() });
+    }
+    assert!(pulls.join_all().await.iter().all(|id| *id == image.id()));
+    assert_eq!(registry.asked(&image.layers[0]).len(), 1);
+}
+
+async fn a_cancelled_pull_goes_on_where_it_stopped(daemon: Arc<Daemon>) {
+    let registry = Registry::start();
+    let image = Built::of(big("cancelled", 4 << 20));
+    let name = registry.push("cancelled:1", &image);
+    registry.lie(&image.layers[0], Lie::Stall);
+    let cri = daemon.cri().await;
+    let pull = tokio::time::timeout(Duration::from_secs(2), cri.pull(&name)).await;
+    assert!(pull.is_err(), "it was to be cancelled: {pull:?}");
+    assert!(cri.image(&name).await.is_none());
+    registry.lie(&image.layers[0], None);
+    assert_eq!(cri.pull(&name).await.unwrap(), image.id());
+    let asked = registry.asked(&image.layers[0]);
+    assert_eq!(asked.len(), 2, "{asked:?}");
+    assert!(asked[1].from >= 1 << 20, "{asked:?}");
+}
+
+async fn archives_go_in_and_out(daemon: Arc<Daemon>) {
+    let cri = daemon.cri().await;
+    let image = Built::new([big("in-and-out", 9999)], &serde_json::json!({ "User": "7" }));
+    for (kind, name) in
+        [("oci", "docker.io/archive/oci:1"), ("docker", "docker.io/archive/docker:1")]
+    {
+        let archive =
+            if kind == "oci" { image.oci_archive(name) } else { image.docker_archive(name) };
+        assert_eq!(daemon.import(&archive).unwrap(), name);
+        assert_eq!(cri.image(name).await.unwrap().id, image.id(), "{kind}");
+        let out = daemon.dir.join(format!("{kind}-out.tar"));
+        let done = daemon.minke(&["image", "export", out.to_str().unwrap(), name]);
+        assert!(done.status.success(), "{done:?}");
+        // A second time would overwrite it.
+        assert!(!daemon.minke(&["image", "export", out.to_str().unwrap(), name]).status.success());
+        cri.remove_image(name).await.unwrap();
+        assert!(cri.image(name).await.is_none());
+        assert_eq!(daemon.import(&std::fs::read(&out).unwrap()).unwrap(), name);
+        let back = cri.image(name).await.unwrap();
+        assert_eq!((back.id, back.uid.unwrap().value), (image.id(), 7), "{kind}");
+        cri.remove_image(name).await.unwrap();
+    }
+}
+
+async fn pinned_images_say_so(daemon: Arc<Daemon>) {
+    let registry = Registry::start();
+    let cri = daemon.cri().await;
+    let name = registry.push("pinned:1", &Built::of(big("pinned", 99)));
+    cri.pull(&name).await.unwrap();
+    assert!(cri.image(&name).await.unwrap().pinned);
+    assert!(!cri.image(BUSYBOX).await.unwrap().pinned);
+    let all = cri.images().list_images(ListImagesRequest::default()).await.unwrap().into_inner();
+    assert!(all.images.iter().any(|image| image.pinned && image.repo_tags.contains(&name)));
+}
+
+/// What ImageFsInfo says of the images.
+async fn used(cri: &Cri) -> u64 {
+    let info = cri.images().image_fs_info(ImageFsInfoRequest {}).await.unwrap().into_inner();
+    info.image_filesystems[0].used_bytes.as_ref().unwrap().value
+}
+
+async fn removing_frees_what_is_told() {
+    let daemon = Daemon::start("freed", "").await;
+    let cri = daemon.cri().await;
+    let registry = Registry::start();
+    let before = used(&cri).await;
+    let shared = big("shared", 1 << 20);
+    let run = serde_json::json!({});
+    let one = registry.push("one:1", &Built::new([shared.clone(), big("one", 3 << 20)], &run));
+    let two = registry.push("two:1", &Built::new([shared, big("two", 100)], &run));
+    cri.pull(&one).await.unwrap();
+    cri.pull(&two).await.unwrap();
+    let both = used(&cri).await;
+    // The blob and what it unpacks to, of both kinds of layers.
+    assert!(both - before >= 2 * (4 << 20), "{before} {both}");
+    cri.remove_image(&one).await.unwrap();
+    let left = used(&cri).await;
+    assert!(both - left >= 2 * (3 << 20) && left - before >= 2 << 20, "{before} {both} {left}");
+    cri.remove_image(&two).await.unwrap();
+    assert_eq!(used(&cri).await, before);
+    // And again: no image is no error.
+    cri.remove_image(&two).await.unwrap();
+}
+
+async fn an_image_in_use_goes_with_its_last_container() {
+    let daemon = Daemon::start("used", "").await;
+    let cri = daemon.cri().await;
+    let pod = cri.pod("user").await;
+    let container = pod.run("c", &["sleep", "1000"]).await;
+    let size = used(&cri).await;
+    cri.remove_image(BUSYBOX).await.unwrap();
+    assert!(cri.image(BUSYBOX).await.is_none());
+    // It runs on, and a restart of the daemon does not change that.
+    daemon.replace();
+    let cri = daemon.cri().await;
+    let container = cri.container(&container.id, &container.log);
+    assert_eq!(container.exec(&["echo", "alive"]).await.out, "alive\n");
+    let mut config = pod.container_config("d", &["true"]);
+    config.image = Some(image_spec(BUSYBOX));
+    let again = cri.pod("again").await;
+    assert_eq!(again.try_create(config).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(used(&cri).await, size);
+    container.remove().await;
+    eventually("the layers are gone", async || (used(&cri).await < size / 10).then_some(())).await;
+}
