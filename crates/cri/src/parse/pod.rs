@@ -85,13 +85,21 @@ fn log_directory_of(path: String) -> Result<Option<String>, Invalid> {
     Ok(Some(path))
 }
 
-/// A path in the cgroup hierarchy, which both drivers of the kubelet send.
+/// A path in the cgroup hierarchy. A kubelet whose driver is systemd sends slices: as plain directories
+/// they would seem to work until systemd removes what it does not know.
 fn cgroup_parent_of(path: String) -> Result<Option<String>, Invalid> {
     if path.is_empty() {
         return Ok(None);
     }
     absolute("linux.cgroup_parent", &path)?;
     no_parent("linux.cgroup_parent", &path)?;
+    if path.trim_end_matches('/').ends_with(".slice") {
+        let reason = format!(
+            "{path:?} is a systemd slice, but minke's driver is cgroupfs: set cgroupDriver: cgroupfs in \
+             the kubelet's configuration"
+        );
+        return Err(invalid("linux.cgroup_parent", reason));
+    }
     Ok(Some(path))
 }
 
@@ -201,6 +209,7 @@ mod tests {
         assert_eq!(refused(|c| c.log_directory = "/a/../b".into()), "log_directory");
         assert_eq!(linux(|l| l.cgroup_parent = "pods.slice".into()), "linux.cgroup_parent");
         assert_eq!(linux(|l| l.cgroup_parent = "/a/..".into()), "linux.cgroup_parent");
+        assert_eq!(linux(|l| l.cgroup_parent = "/a.slice/b.slice/".into()), "linux.cgroup_parent");
         let negative =
             || Some(v1::LinuxContainerResources { cpu_shares: -1, ..Default::default() });
         assert_eq!(linux(|l| l.overhead = negative()), "linux.overhead.cpu_shares");
