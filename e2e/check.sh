@@ -16,6 +16,10 @@ check() {
   fi
 }
 
+# is GOT WANTED, has GOT PART: what a check compares.
+is() { [ "$1" = "$2" ] || { echo "got: $1"; echo "wanted: $2"; return 1; }; }
+has() { case "$1" in *"$2"*) ;; *) echo "got: $1"; echo "wanted it to hold: $2"; return 1 ;; esac; }
+
 finish() {
   printf 'passed %s\nfailed %s\n' "$passed" "$failed" >>"$PART_RESULT"
   [ "$failed" -eq 0 ]

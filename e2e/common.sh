@@ -7,14 +7,20 @@ TOP=$(dirname "$E2E")
 export E2E TOP MINKE_CACHE
 mkdir -p "$MINKE_CACHE"
 
-# wait_until SECONDS COMMAND...: runs COMMAND until it succeeds or the time is over.
+# wait_until SECONDS COMMAND...: runs COMMAND until it succeeds or the time is over; prints what it said
+# last.
 wait_until() {
-  local end=$((SECONDS + $1))
+  local end=$((SECONDS + $1)) said
   shift
-  until "$@" 2>/dev/null; do
-    [ "$SECONDS" -lt "$end" ] || { echo "gave up waiting for: $*" >&2; return 1; }
+  until said=$("$@" 2>/dev/null); do
+    if [ "$SECONDS" -ge "$end" ]; then
+      printf '%s\n' "$said"
+      echo "gave up waiting for: $*" >&2
+      return 1
+    fi
     sleep 0.1
   done
+  printf '%s' "${said:+$said$'\n'}"
 }
 
 # free_port: prints a TCP port of loopback on which nothing listens now.
@@ -34,6 +40,12 @@ have_go() {
   apt-get install -y -qq --no-install-recommends golang-go ca-certificates >&2
 }
 
+# have_jq: makes sure that jq is on the path, from Debian's package if there is none.
+have_jq() {
+  command -v jq >/dev/null && return
+  apt-get install -y -qq --no-install-recommends jq >&2
+}
+
 # go_tool MODULE NAME PACKAGE [FLAG...]: builds a Go program that MODULE/go.mod pins, once per version
 # of that file, and prints its path. A package of tests becomes a program with the flag "-c".
 go_tool() {
@@ -45,7 +57,7 @@ go_tool() {
   if [ ! -x "$dir/$name" ]; then
     have_go
     mkdir -p "$dir"
-    (cd "$module" && CGO_ENABLED=0 nice go $verb -trimpath "$@" -o "$dir/$name.$$" "$package" &&
+    (cd "$module" && CGO_ENABLED=0 go $verb -trimpath "$@" -o "$dir/$name.$$" "$package" &&
       mv "$dir/$name.$$" "$dir/$name") >&2
   fi
   printf '%s\n' "$dir/$name"
@@ -61,4 +73,5 @@ kubernetes_path() {
   go_tool kubernetes "$1" "k8s.io/kubernetes/cmd/$1" -ldflags "-X k8s.io/component-base/version.gitVersion=$version"
 }
 etcd_path() { go_tool kubernetes etcd go.etcd.io/etcd/server/v3; }
+agnhost_path() { go_tool kubernetes agnhost k8s.io/kubernetes/test/images/agnhost; }
 coredns_path() { go_tool coredns coredns github.com/coredns/coredns; }
