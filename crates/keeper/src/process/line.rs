@@ -4,6 +4,7 @@
 //! leaves unfinished when it ends. The rest is `F`.
 
 use std::io::BufRead;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The longest text of one log line.
 pub(crate) const TEXT_MAX: usize = 16 * 1024;
@@ -58,8 +59,8 @@ impl Clock {
 
     /// Sets it to the wall clock.
     pub(crate) fn tick(&mut self) {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-        self.set(now.tv_sec, now.tv_nsec as u32);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.set(i64::try_from(now.as_secs()).unwrap_or(0), now.subsec_nanos());
     }
 
     fn set(&mut self, second: i64, nanosecond: u32) {

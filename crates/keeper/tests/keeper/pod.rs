@@ -160,7 +160,8 @@ fn program() -> &'static [u8] {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("program");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/keeper/program.c");
-        let mut compiler = Command::new("cc");
+        let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
+        let mut compiler = Command::new(compiler);
         compiler.args(["-O1", "-static", "-Wall", "-o"]).arg(&path).arg(source);
         assert!(compiler.status().unwrap().success(), "the test program does not compile");
         fs::read(path).unwrap()
