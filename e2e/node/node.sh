@@ -1,6 +1,14 @@
 # A node with systemd and cgroup v2: User-mode Linux on an image of Debian packages.
 # Sourced; needs common.sh. The kernel comes from MINKE_NODE_KERNEL.
 
+# node_kernel: prints the kernel to boot, or why there is none.
+node_kernel() {
+  local kernel="${MINKE_NODE_KERNEL:-}"
+  [ -n "$kernel" ] || { echo "MINKE_NODE_KERNEL names no User-mode Linux kernel"; return 1; }
+  [ -x "$kernel" ] || { echo "MINKE_NODE_KERNEL=$kernel is not a program"; return 1; }
+  echo "$kernel"
+}
+
 # node_image: builds the root file system once per version of its script and prints its path.
 node_image() {
   local image
@@ -14,9 +22,10 @@ node_image() {
   printf '%s\n' "$image"
 }
 
-# boot_node KERNEL FOLDER [SECONDS]: boots, runs FOLDER/run.sh in the node, waits for the power-off;
-# leaves FOLDER/output and FOLDER/code. The disk's changes stay in FOLDER.disk, for a second boot.
-boot_node() {
+# start_node KERNEL FOLDER [SECONDS]: boots; the node runs FOLDER/run.sh, leaves FOLDER/output and
+# FOLDER/code and powers off, after SECONDS at the latest. Sets NODE_PID, the process of its kernel.
+# The disk's changes stay in FOLDER.disk, for a second boot.
+start_node() {
   local kernel="$1" folder="$2" image seccomp=seccomp=on
   image=$(node_image) || return 1
   mkdir -p "$folder.disk"
@@ -24,13 +33,38 @@ boot_node() {
   # The oldest kernel has no fast way to trap system calls.
   case "$("$kernel" --version 2>/dev/null)" in 6.1.*) seccomp=quiet ;; esac
   # Threads of one process never run in parallel in it, and it is five times slower unpinned.
-  TMPDIR=/dev/shm timeout "${3:-600}" taskset -c 1 "$kernel" $seccomp mem=3G uml_dir="$folder.disk" \
+  TMPDIR=/dev/shm taskset -c 1 "$kernel" $seccomp mem=3G uml_dir="$folder.disk" \
     ubd0="$folder.disk/cow,$image" root=/dev/ubda rw rootfstype=ext4 con0=fd:0,fd:1 con=null ssl=null \
     quiet systemd.unified_cgroup_hierarchy=1 apparmor=0 panic=-1 hostshare="$folder" \
-    </dev/null >"$folder.disk/console" 2>&1
-  [ -e "$folder/code" ] || {
+    </dev/null >"$folder.disk/console" 2>&1 &
+  NODE_PID=$!
+  # It would be missed by nobody: the part can be killed, the node hang.
+  (
+    end=$((SECONDS + ${3:-600}))
+    while [ "$SECONDS" -lt "$end" ] && kill -0 "$NODE_PID" 2>/dev/null && kill -0 $$ 2>/dev/null; do
+      sleep 1
+    done
+    kill -KILL "$NODE_PID" 2>/dev/null
+  ) >/dev/null 2>&1 &
+}
+
+# end_node FOLDER: waits until the node has powered itself off; fails where it left no result.
+end_node() {
+  wait "$NODE_PID" 2>/dev/null
+  [ -e "$1/code" ] || {
     echo "the node ended without a result:" >&2
-    tail -n 20 "$folder.disk/console" "$folder/output" >&2
+    tail -n 20 "$1.disk/console" "$1/output" >&2
     return 1
   }
 }
+
+# boot_node KERNEL FOLDER [SECONDS]: a node from its start to its end.
+boot_node() {
+  start_node "$@" && end_node "$2"
+}
+
+# section FOLDER NAME: what the node printed between "== NAME" and the next such line.
+section() { awk -v name="== $2" '$0 == name { on = 1; next } /^== / { on = 0 } on' "$1/output"; }
+
+# succeeded FOLDER NAME: whether that ends with "exit 0"; its last lines if not.
+succeeded() { section "$1" "$2" | grep -q '^exit 0$' || { section "$1" "$2" | tail -n 30; return 1; }; }

@@ -138,7 +138,9 @@ fn spy_on_exec(stage: &mut Stage) {
     let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("spy ")).collect();
     assert_eq!(lines.len(), 2, "{text}");
     assert!(lines.contains(&"spy exe=probe marker=0 secret=1 readable=1 fds=0,1,2,"), "{text}");
-    let seen = lines.iter().find(|line| line.contains("exe=launch-")).unwrap();
+    let own = std::env::current_exe().unwrap();
+    let own = format!("exe={} ", own.file_name().unwrap().display());
+    let seen = lines.iter().find(|line| line.contains(&own)).unwrap();
     assert!(seen.contains("marker=0 secret=0 readable=1 fds=0,1,2,3,"), "{text}");
     assert_eq!(running.executed().end().1, 0);
     control.kill();

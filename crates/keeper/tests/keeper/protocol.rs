@@ -32,7 +32,14 @@ pub(crate) async fn a_new_daemon_finds_everything(seed: Arc<Seed>) {
         std::mem::replace(&mut pod.keeper, temporary),
         std::mem::replace(&mut pod.events, events),
     ));
-    tokio::time::sleep(Duration::from_millis(900)).await;
+    let logs = [("ends", 100), ("runs", 300)];
+    let written = |(name, count)| lines(&pod.log_path(name)).len() >= count;
+    let patience = Instant::now() + PATIENCE;
+    while !logs.into_iter().all(written) && Instant::now() < patience {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // The exit of the one that ends comes after its last line.
+    tokio::time::sleep(Duration::from_millis(300)).await;
     pod.reconnect().await;
     assert_eq!(pod.keeper.pid(), keeper);
     let status = pod.keeper.status().await.unwrap();
@@ -44,7 +51,7 @@ pub(crate) async fn a_new_daemon_finds_everything(seed: Arc<Seed>) {
     assert_eq!(*state(&waits), ContainerPhase::Created);
     assert_eq!(status.execs.len(), 1);
     assert_eq!(status.execs[0].pid, execution.pid);
-    for (name, count) in [("ends", 100), ("runs", 300)] {
+    for (name, count) in logs {
         let logged = lines(&pod.log_path(name));
         let wanted: Vec<_> = (0..count).map(|line| format!("stdout F line {line}")).collect();
         assert_eq!(logged, wanted, "{name}");
