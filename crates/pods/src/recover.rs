@@ -116,6 +116,8 @@ impl Shared {
         let containers = record.containers.clone();
         let pod = Arc::new(Pod::recorded_as(record));
         self.index.insert_pod(Arc::clone(&pod));
+        // A reboot has emptied the state directory; what becomes of the pod is written there too.
+        record::make_private_dir(&self.journal.pod_dir(&pod.id))?;
         let spec = pod.spec();
         let keeper = match this_boot.then(|| pod.cell().keeper_identity).flatten() {
             Some(identity) if identity.is_alive() => self.reconnect(&pod).await,
