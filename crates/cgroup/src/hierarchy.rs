@@ -229,6 +229,22 @@ impl Hierarchy {
         }
     }
 
+    /// The directories of a cgroup and of those above it, in the order of [`Created::made`], whether
+    /// they are there or not.
+    #[must_use]
+    pub fn ancestry(&self, path: &CgroupPath) -> Vec<PathBuf> {
+        let roots: Vec<&Path> = match self.layout() {
+            Layout::Unified(root) => vec![root],
+            Layout::Legacy(trees) => trees.iter().map(|tree| &*tree.root).collect(),
+        };
+        let below = |root: &Path| -> Vec<PathBuf> {
+            let directory = root.join(path.relative());
+            let ancestors = directory.ancestors().take_while(|ancestor| *ancestor != root);
+            ancestors.map(Path::to_owned).collect()
+        };
+        roots.into_iter().rev().flat_map(below).collect()
+    }
+
     /// A handle on a cgroup that may or may not be there ([`Cgroup::exists`]).
     #[must_use]
     pub fn open(&self, path: &CgroupPath) -> Cgroup {

@@ -55,7 +55,14 @@ pub(crate) enum Command {
     ///
     /// SIGTERM ends it in order and leaves the pods running: the next daemon takes them over. Under
     /// systemd, Type=notify is told when it is ready.
-    Serve,
+    Serve {
+        /// Have new pods' keepers speak no newer version of their protocol than this.
+        ///
+        /// A daemon adopts keepers that an older one has made. This makes such keepers without that
+        /// older daemon at hand: serve with it, kill the daemon, and serve without it.
+        #[arg(long, value_name = "VERSION", hide = true)]
+        keeper_protocol: Option<u32>,
+    },
     /// Show a real pod from its image to nothing, in a minute.
     ///
     /// Starts a private daemon under a temporary directory, runs a pod, kills the daemon in the

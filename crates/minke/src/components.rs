@@ -56,6 +56,7 @@ impl Settings {
             drain: self.runtime.drain_exec_io,
             unprivileged_ports: self.runtime.unprivileged_ports,
             unprivileged_icmp: self.runtime.unprivileged_icmp,
+            keeper_protocol: None,
         }
     }
 
@@ -112,16 +113,18 @@ pub(crate) fn image_store(settings: &Settings) -> Result<images::Store, images::
 pub(crate) async fn open(
     settings: &Settings,
     cgroups: cgroup::Hierarchy,
+    keeper_protocol: Option<u32>,
 ) -> Result<(pods::Runtime, Arc<images::Store>), Failure> {
     let images = Arc::new(image_store(settings).map_err(Failure::Images)?);
     let network = network::Network::open(settings.network()).await.map_err(Failure::Network)?;
+    let config = pods::Config { keeper_protocol, ..settings.pods() };
     let parts = pods::Parts {
         images: Arc::clone(&images),
         network: Arc::new(network),
         cgroups,
         seed: keeper::Seed::start().await.map_err(Failure::Seed)?,
     };
-    let pods = pods::Runtime::open(settings.pods(), parts).await.map_err(Failure::Pods)?;
+    let pods = pods::Runtime::open(config, parts).await.map_err(Failure::Pods)?;
     Ok((pods, images))
 }
 

@@ -53,10 +53,10 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let sources = cli.sources();
     let settings = || settings::load(&sources).map_err(Failure::Settings);
     match cli.command {
-        Command::Serve => {
+        Command::Serve { keeper_protocol } => {
             let settings = settings()?;
             telemetry::init(settings.log.level, settings.log.format);
-            runtime()?.block_on(serve::serve(&settings))?;
+            runtime()?.block_on(serve::serve(&settings, keeper_protocol))?;
         }
         Command::Demo => {
             let good = runtime()?.block_on(demo::run()).map_err(Failure::Demo)?;

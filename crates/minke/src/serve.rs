@@ -21,12 +21,15 @@ use crate::socket;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Serves until SIGTERM or SIGINT; pods outlive it.
-pub(crate) async fn serve(settings: &Settings) -> Result<(), Failure> {
+pub(crate) async fn serve(
+    settings: &Settings,
+    keeper_protocol: Option<u32>,
+) -> Result<(), Failure> {
     prepare(settings)?;
     let end = end_of_life()?;
     let cgroups = components::cgroups()?;
     let node = settings.node(&cgroups);
-    let (pods, images) = components::open(settings, cgroups).await?;
+    let (pods, images) = components::open(settings, cgroups, keeper_protocol).await?;
     let wanted = SocketAddr::new(settings.streaming.address, settings.streaming.port);
     let streams = TcpListener::bind(wanted).await;
     let bound = streams.and_then(|streams| Ok((streams.local_addr()?, streams)));

@@ -10,7 +10,6 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use cgroup::{Attachment, Cgroup};
 use executor::prepare::{self, Inputs, Prepared, RootSource, StdioSource};
@@ -27,9 +26,6 @@ use crate::runtime::{Runtime, Shared};
 use crate::stats::blocking;
 use crate::stop::run_to_end;
 use crate::view::EventKind;
-
-/// How long an undone cgroup may take to empty.
-const EMPTYING: Duration = Duration::from_secs(2);
 
 impl Runtime {
     /// Makes a container whose init waits before execve. A retry with an equal request joins the
@@ -209,7 +205,7 @@ impl Shared {
         let mut recipe = self.recipe(pod, id, spec, places)?;
         let writable = self.container_dir(id);
         record::make_private_dir(&writable)?;
-        let (cgroup, attachment) = self.limited(&recipe)?;
+        let (cgroup, attachment) = self.limited(pod, id, &recipe)?;
         let log = match &recipe.facts.log_path {
             Some(path) => Some(crate::update::open_log(path)?),
             None => None,
@@ -238,7 +234,12 @@ impl Shared {
     }
 
     /// Makes the container's cgroup and sets its limits.
-    fn limited(&self, recipe: &Recipe) -> Result<(Cgroup, Attachment), Error> {
+    fn limited(
+        &self,
+        pod: &Pod,
+        id: &ContainerId,
+        recipe: &Recipe,
+    ) -> Result<(Cgroup, Attachment), Error> {
         let path = &recipe.facts.cgroup;
         let failed = |action| {
             let path = path.clone();
@@ -246,6 +247,9 @@ impl Shared {
         };
         let path = cgroup::CgroupPath::new(path).map_err(failed("named"))?;
         let created = self.cgroups.create(&path).map_err(failed("created"))?;
+        // The pod's own can have gone with another pod that had made it.
+        let above = created.made.into_iter().filter(|made| !made.ends_with(id.as_str()));
+        pod.cell().cgroups_made.splice(0..0, above);
         let linux = recipe.spec.linux().as_ref();
         if let Some(resources) = linux.and_then(|linux| linux.resources().as_ref()) {
             created.cgroup.apply(resources).map_err(failed("limited"))?;
@@ -284,11 +288,7 @@ impl Shared {
         if let Some(Ok(path)) = path.map(|path| path.join(id.as_str())) {
             let cgroup = self.cgroups.open(&path);
             let removed = blocking(move || {
-                if cgroup.exists() {
-                    // A failure shows as a cgroup that the pod's own end removes.
-                    let _ = cgroup.kill();
-                    let _ = cgroup.remove(EMPTYING);
-                }
+                crate::ends::remove_by_force(&cgroup);
                 Ok(())
             });
             let _ = removed.await;

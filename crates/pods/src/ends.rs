@@ -8,13 +8,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cgroup::Cgroup;
 use model::{ContainerState, Exit, PodState, Signal, Timestamp};
 
 use crate::container::{Container, Live};
 use crate::error::Error;
 use crate::pod::Pod;
 use crate::runtime::Shared;
-use crate::view::EventKind;
+use crate::view::{ContainerPhase, EventKind};
 
 /// How long the kernel may take to empty a cgroup whose processes were killed.
 const EMPTYING: Duration = Duration::from_secs(2);
@@ -41,16 +42,18 @@ impl Shared {
         container: &Arc<Container>,
         end: End,
     ) -> Result<(), Error> {
-        let (live, before) = {
-            let cell = container.cell();
-            (cell.live.clone(), cell.oom_kills)
-        };
-        let killed_by_oom = match live {
-            Some(live) => {
-                let cleared = tokio::task::spawn_blocking(move || clear(&live, before)).await;
+        if container.phase() == ContainerPhase::Exited {
+            return Ok(());
+        }
+        // By its name: a container that ended while no daemon was there has nothing else.
+        let (path, before) = (&container.facts.cgroup, container.cell().oom_kills);
+        let killed_by_oom = match cgroup::CgroupPath::new(path) {
+            Ok(path) => {
+                let cgroup = self.cgroups.open(&path);
+                let cleared = tokio::task::spawn_blocking(move || clear(&cgroup, before)).await;
                 cleared.unwrap_or(false)
             }
-            None => false,
+            Err(_) => false,
         };
         let exit = exit_of(end, killed_by_oom);
         let id = container.id.as_str();
@@ -126,19 +129,26 @@ pub(crate) fn kill(live: &Live) {
     }
 }
 
-/// Empties and removes an ended container's cgroup; tells whether the kernel killed something in it
-/// for want of memory since `before` was counted.
-fn clear(live: &Live, before: u64) -> bool {
-    let kills = live.cgroup.oom_kills().unwrap_or(before);
-    if !live.cgroup.is_empty().unwrap_or(true) {
-        kill(live);
-    }
-    if let Err(error) = live.cgroup.remove(EMPTYING)
+/// Kills what a cgroup still holds, and removes it, if it is there.
+pub(crate) fn remove_by_force(cgroup: &Cgroup) {
+    let kill = match cgroup.is_empty() {
+        Ok(true) => Ok(()),
+        _ => cgroup.kill(),
+    };
+    let removed = kill.and_then(|()| cgroup.remove(EMPTYING));
+    if let Err(error) = removed
         && !error.is_gone()
     {
-        let cgroup = live.cgroup.path().as_str();
-        tracing::warn!(cgroup, error = &error as &dyn std::error::Error, "cgroup is not removed");
+        let path = cgroup.path().as_str();
+        tracing::warn!(cgroup = path, error = &error as &dyn std::error::Error, "cgroup stays");
     }
+}
+
+/// Empties and removes an ended container's cgroup; tells whether the kernel killed something in it
+/// for want of memory since `before` was counted.
+fn clear(cgroup: &Cgroup, before: u64) -> bool {
+    let kills = cgroup.oom_kills().unwrap_or(before);
+    remove_by_force(cgroup);
     kills > before
 }
 

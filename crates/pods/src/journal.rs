@@ -10,6 +10,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -64,16 +65,19 @@ impl Journal {
         saved.await.unwrap_or(Err(Error::Internal("a record's writer was stopped")))
     }
 
-    /// Removes the pod's record at once and its copy within the lag.
+    /// Removes the pod's record and files at once; its copy follows within the lag, and then the
+    /// empty directory.
     pub(crate) async fn erase(self: &Arc<Self>, id: &PodId) -> Result<(), Error> {
         let (journal, id) = (Arc::clone(self), id.clone());
         let erased = tokio::task::spawn_blocking(move || {
             let dir = journal.pod_dir(&id);
-            match fs::remove_dir_all(&dir) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(record::file(&dir, "removed")(error));
-                }
-                _ => {}
+            // The record first: without it, the rest is known to be of nobody.
+            remove(&dir.join("record.json"), |path| fs::remove_file(path))?;
+            for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+                remove(&entry.path(), |path| match path.is_dir() && !path.is_symlink() {
+                    true => fs::remove_dir_all(path),
+                    false => fs::remove_file(path),
+                })?;
             }
             journal.mark(&id);
             Ok(())
@@ -119,32 +123,49 @@ impl Journal {
         match fs::read(&from) {
             Ok(bytes) => record::replace(&to, &bytes, Durability::Power),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                match fs::remove_file(&to) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        Err(record::file(&to, "removed")(error))
-                    }
-                    _ => Ok(()),
-                }
+                remove(&to, |path| fs::remove_file(path))?;
+                remove(&self.pod_dir(id), |path| fs::remove_dir_all(path))
             }
             Err(error) => Err(record::file(&from, "read")(error)),
         }
     }
 
-    /// Every record of this boot's daemon or of an earlier boot's, and those that are unreadable,
-    /// which are set aside so that the next start does not meet them again.
-    pub(crate) fn load(&self) -> (Vec<PodRecord>, Vec<Unreadable>) {
-        let (mut records, mut unreadable) = record::read_all(&self.state, Some("record.json"));
-        let (copies, unreadable_copies) = record::read_all(&self.root, None);
-        let known: HashSet<PodId> = records.iter().map(|record| record.id.clone()).collect();
-        records.extend(copies.into_iter().filter(|copy| !known.contains(&copy.id)));
-        unreadable.extend(unreadable_copies);
-        for bad in &unreadable {
-            self.set_aside(&bad.path);
+    /// Every record of this boot's daemon or of an earlier boot's. What remains of pods that are
+    /// gone is removed.
+    pub(crate) fn load(&self) -> Loaded {
+        let mut found = record::read_all(&self.state, Some("record.json"));
+        let copies = record::read_all(&self.root, None);
+        let known: HashSet<PodId> = found.records.iter().map(|record| record.id.clone()).collect();
+        let named = |paths: &[PathBuf], id: &PodId| {
+            paths.iter().any(|path| path.file_name().is_some_and(|name| name == id.as_str()))
+        };
+        let mut restored = Vec::new();
+        for copy in copies.records {
+            let bad =
+                found.unreadable.iter().position(|bad| named(slice::from_ref(&bad.path), &copy.id));
+            match bad {
+                _ if known.contains(&copy.id) || named(&found.gone, &copy.id) => continue,
+                Some(bad) => restored.push(found.unreadable.remove(bad)),
+                None => {}
+            }
+            found.records.push(copy);
         }
-        (records, unreadable)
+        for path in &found.gone {
+            let Some(name) = path.file_name() else { continue };
+            let copy = self.root.join(name).with_extension("json");
+            let removed = remove(&copy, |path| fs::remove_file(path))
+                .and_then(|()| remove(path, |path| fs::remove_dir_all(path)));
+            if let Err(error) = removed {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(path = %path.display(), error, "remains of a pod stay");
+            }
+        }
+        let lost = found.unreadable.into_iter().chain(copies.unreadable).collect();
+        Loaded { records: found.records, restored, lost }
     }
 
-    fn set_aside(&self, path: &Path) {
+    /// Moves a bad record, or a pod's directory with one, out of the next daemon's way.
+    pub(crate) fn set_aside(&self, path: &Path) {
         let (Some(name), Some(parent)) = (path.file_name(), path.parent().and_then(Path::parent))
         else {
             return;
@@ -156,6 +177,26 @@ impl Journal {
         if let Err(error) = moved {
             tracing::warn!(error = &error as &dyn std::error::Error, "a bad record stays in place");
         }
+    }
+}
+
+/// What an earlier daemon has left.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) records: Vec<PodRecord>,
+    /// Bad records whose copies are among the good ones.
+    pub(crate) restored: Vec<Unreadable>,
+    /// Bad records of which there is no good copy.
+    pub(crate) lost: Vec<Unreadable>,
+}
+
+/// Removes what may be gone already.
+fn remove(path: &Path, how: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<(), Error> {
+    match how(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(record::file(path, "removed")(error))
+        }
+        _ => Ok(()),
     }
 }
 

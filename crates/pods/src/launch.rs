@@ -12,6 +12,7 @@
 //! starts afresh under another id.
 
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use keeper::Sandbox;
@@ -116,6 +117,9 @@ impl Reserved {
     /// Lists the pod NOTREADY, and records that it is on its way.
     async fn new(shared: &Arc<Shared>, spec: &Arc<PodSpec>, id: &PodId) -> Result<Self, Error> {
         let pod = Pod::reserved(id.clone(), Arc::clone(spec), Arc::clone(&shared.boot_id));
+        // Written down before they are made: a daemon that dies in between leaves nothing unknown.
+        let path = shared.pod_cgroup(id, spec)?;
+        pod.cell().cgroups_made = shared.made_by_minke(&path, |dir| !dir.exists());
         let reserved = Self { shared: Arc::clone(shared), pod: Arc::new(pod) };
         let (dir, spec) = (shared.journal.pod_dir(id), Arc::clone(spec));
         blocking(move || {
@@ -141,7 +145,7 @@ impl Reserved {
             hostname: Some(spec.hostname.clone()).filter(|name| !name.is_empty()),
             shm_size: (modes.ipc == IpcMode::Pod).then_some(SHM_SIZE),
             sysctls: spec::pod_sysctls(&spec).map_err(Error::Spec)?,
-            max_version: None,
+            max_version: self.shared.config.keeper_protocol,
         };
         let socket = self.shared.journal.pod_dir(&self.pod.id).join("keeper.sock");
         let made = self.shared.seed.make(&sandbox, &socket).await;
@@ -232,10 +236,25 @@ impl Shared {
                 action: "created",
                 source,
             })?;
-            pod.cell().cgroups_made = created.made;
+            let made = shared.made_by_minke(&path, |dir| created.made.iter().any(|it| it == dir));
+            pod.cell().cgroups_made = made;
             Ok(())
         })
         .await
+    }
+
+    /// The directories of a pod's cgroup that are to go with it: those that `are_new`, and those that
+    /// were made for another pod, which may go before.
+    fn made_by_minke(
+        &self,
+        path: &cgroup::CgroupPath,
+        are_new: impl Fn(&Path) -> bool,
+    ) -> Vec<PathBuf> {
+        let mut directories = self.cgroups.ancestry(path);
+        let pods = self.index.pods(None);
+        let made = |dir: &PathBuf| pods.iter().any(|pod| pod.cell().cgroups_made.contains(dir));
+        directories.retain(|dir| are_new(dir) || made(dir));
+        directories
     }
 
     /// Listens to a keeper until it goes.
@@ -262,7 +281,13 @@ impl Shared {
     async fn on_event(self: &Arc<Self>, pod: &Arc<Pod>, event: keeper::Event) {
         match event {
             keeper::Event::ContainerExited { container, exit } => {
-                let Ok(container) = self.index.container(container.as_str()) else { return };
+                let Ok(container) = self.index.container(container.as_str()) else {
+                    // What a daemon had begun that died: nobody else will ever ask for it.
+                    if let Ok(keeper) = pod.keeper() {
+                        let _ = keeper.forget(&container).await;
+                    }
+                    return;
+                };
                 drop(container.starting.lock().await);
                 let end = crate::ends::End::Seen { code: exit.code, at: exit.at };
                 if let Err(error) = self.container_ended(pod, &container, end).await {

@@ -7,8 +7,12 @@
 //!                                   reboot kubelet must still learn what had run and how it ended
 //! ```
 //!
-//! A record that cannot be read sets that one pod aside under `<state>/unreadable/`, by its id; the
-//! daemon starts all the same.
+//! A record that cannot be read gives way to its copy. Where that cannot be read either, that one pod
+//! is set aside under `<state>/unreadable/`, by its id, and what lives of it is ended: nobody can list
+//! it any more, and the kubelet starts it a second time. The daemon starts all the same.
+//!
+//! A pod's directory without a record is a pod that is gone, or that never came to be. It stays until
+//! the copy is gone, too, so that a copy that outlived its pod is known for what it is.
 
 use std::fs;
 use std::io::Write;
@@ -157,6 +161,15 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], durability: Durability) -> Resu
     write().map_err(file(path, "written"))
 }
 
+/// What is in a directory of records.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) records: Vec<PodRecord>,
+    pub(crate) unreadable: Vec<Unreadable>,
+    /// Directories of pods without a record.
+    pub(crate) gone: Vec<PathBuf>,
+}
+
 /// A record that could not be read, and why.
 #[derive(Debug)]
 pub(crate) struct Unreadable {
@@ -176,15 +189,16 @@ pub(crate) fn read(path: &Path) -> Result<PodRecord, Error> {
     Ok(record)
 }
 
-/// Reads every record that `paths` lists for a directory, good and bad apart.
-pub(crate) fn read_all(dir: &Path, inner: Option<&str>) -> (Vec<PodRecord>, Vec<Unreadable>) {
-    let (mut records, mut unreadable) = (Vec::new(), Vec::new());
+/// Reads every record: the file `inner` of each directory in `dir`, or each `*.json`.
+pub(crate) fn read_all(dir: &Path, inner: Option<&str>) -> Found {
+    let mut found = Found::default();
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return (records, unreadable),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return found,
         Err(error) => {
             let error = file(dir, "read")(error);
-            return (records, vec![Unreadable { path: dir.to_owned(), error }]);
+            found.unreadable.push(Unreadable { path: dir.to_owned(), error });
+            return found;
         }
     };
     for entry in entries.flatten() {
@@ -194,11 +208,16 @@ pub(crate) fn read_all(dir: &Path, inner: Option<&str>) -> (Vec<PodRecord>, Vec<
         }
         let path = inner.map_or_else(|| entry.clone(), |inner| entry.join(inner));
         match read(&path) {
-            Ok(record) => records.push(record),
-            Err(error) => unreadable.push(Unreadable { path: entry, error }),
+            Ok(record) => found.records.push(record),
+            Err(_) if inner.is_some() && is_missing(&path) => found.gone.push(entry),
+            Err(error) => found.unreadable.push(Unreadable { path: entry, error }),
         }
     }
-    (records, unreadable)
+    found
+}
+
+fn is_missing(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 #[cfg(test)]
@@ -238,9 +257,10 @@ mod tests {
         fs::write(dir.path().join("good.json"), good.to_string()).unwrap();
         let newer = good.to_string().replace("\"version\":1", "\"version\":99");
         fs::write(dir.path().join("newer.json"), newer).unwrap();
-        let (records, unreadable) = read_all(dir.path(), None);
-        assert_eq!(records.len(), 1);
-        let mut names: Vec<_> = unreadable.iter().map(|u| u.path.file_name().unwrap()).collect();
+        let found = read_all(dir.path(), None);
+        assert_eq!(found.records.len(), 1);
+        let mut names: Vec<_> =
+            found.unreadable.iter().map(|u| u.path.file_name().unwrap()).collect();
         names.sort();
         assert_eq!(names, ["bad.json", "newer.json"]);
     }

@@ -4,14 +4,17 @@
 //!   record of this boot, keeper alive ----> adopted: states and ends from the keeper
 //!                        keeper gone  ----> NOTREADY, what is left is killed, network released
 //!   record of an earlier boot -----------> NOTREADY, what ran has EXITED 255 Unknown
-//!   record that cannot be read ----------> set aside, by name
-//!   then: what no pod owns is removed (networks, writable layers, leases)
+//!   record that cannot be read ----------> its copy, or set aside, by name, and what lives is ended
+//!   no record ---------------------------> removed: the daemon died before there was one, or after
+//!   then: what no pod owns is removed (networks, writable layers, cgroups, leases)
 //! ```
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::{ContainerId, PodState, Timestamp};
 use oci_spec::runtime::Spec;
@@ -23,14 +26,18 @@ use crate::error::Error;
 use crate::events::Events;
 use crate::filter::Filters;
 use crate::index::Index;
-use crate::journal::Journal;
+use crate::journal::{Journal, Loaded};
 use crate::names::Names;
 use crate::node::Node;
 use crate::pod::Pod;
 use crate::record::{self, ContainerRecord, PodRecord};
 use crate::runtime::{Config, Parts, Runtime, Shared};
+use crate::stats::blocking;
 use crate::stop::run_to_end;
 use crate::view::ContainerPhase;
+
+/// How long a keeper that nobody knows may take to say hello.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Runtime {
     /// Takes over what the last daemon left and removes what belongs to no pod.
@@ -77,7 +84,7 @@ impl Runtime {
     /// A record that cannot be written.
     pub async fn flush(&self) -> Result<(), Error> {
         let journal = Arc::clone(&self.0.journal);
-        crate::stats::blocking(move || journal.flush()).await
+        blocking(move || journal.flush()).await
     }
 
     /// Stops and removes every pod.
@@ -93,11 +100,19 @@ impl Runtime {
 
 impl Shared {
     async fn recover(self: &Arc<Self>) -> Result<(), Error> {
-        let (records, unreadable) = self.journal.load();
-        for bad in unreadable {
-            let record = bad.path.display();
-            let error = &bad.error as &dyn std::error::Error;
-            tracing::error!(%record, error, "this record is set aside, and its pod with it");
+        let Loaded { records, restored, lost } = {
+            let journal = Arc::clone(&self.journal);
+            blocking(move || Ok(journal.load())).await?
+        };
+        for bad in restored {
+            let (record, error) = (bad.path.display(), &bad.error as &dyn std::error::Error);
+            tracing::error!(%record, error, "this record is bad and its copy is used");
+        }
+        for bad in lost {
+            let (record, error) = (bad.path.display(), &bad.error as &dyn std::error::Error);
+            tracing::error!(%record, error, "this record is set aside, and its pod ends");
+            self.end_unlisted(&bad.path).await;
+            self.journal.set_aside(&bad.path);
         }
         let pods = records.into_iter().map(|record| {
             let shared = Arc::clone(self);
@@ -135,7 +150,11 @@ impl Shared {
                 self.adopt(&pod, Arc::new(keeper), status, events).await?;
                 self.pod_names.adopt(spec.metadata.clone(), spec, pod.id.clone());
             }
-            None => self.bury(&pod, this_boot).await?,
+            None => {
+                // A daemon that died while it made the pod knew its keeper, its record does not.
+                self.dismiss(&self.journal.pod_dir(&pod.id)).await;
+                self.bury(&pod, this_boot).await?;
+            }
         }
         self.journal.save(&pod).await
     }
@@ -159,6 +178,33 @@ impl Shared {
                 None
             }
         }
+    }
+
+    /// Kills the keeper that listens in a pod's directory, if there is one.
+    async fn dismiss(&self, dir: &Path) {
+        let socket = dir.join("keeper.sock");
+        let connected = keeper::Keeper::connect(&socket);
+        if let Ok(Ok((keeper, _))) = tokio::time::timeout(PATIENCE, connected).await {
+            keeper.kill();
+            keeper.lost().await;
+        }
+    }
+
+    /// Ends what lives of a pod that nobody can list: it would be started a second time.
+    async fn end_unlisted(self: &Arc<Self>, dir: &Path) {
+        let specs: Vec<_> = fs::read_dir(dir).into_iter().flatten().flatten().collect();
+        let cgroups = specs.iter().filter_map(|entry| {
+            let spec: Spec = serde_json::from_slice(&fs::read(entry.path()).ok()?).ok()?;
+            let path = spec.linux().as_ref()?.cgroups_path().as_ref()?;
+            cgroup::CgroupPath::new(path.to_str()?).ok()
+        });
+        let cgroups: Vec<_> = cgroups.map(|path| self.cgroups.open(&path)).collect();
+        self.dismiss(dir).await;
+        let _ended = blocking(move || {
+            cgroups.iter().for_each(ends::remove_by_force);
+            Ok(())
+        })
+        .await;
     }
 
     fn recover_container(
@@ -196,8 +242,8 @@ impl Shared {
         Ok(())
     }
 
-    /// What a living container holds, from the files that its creation left. Without its process it
-    /// still holds a cgroup that may have others.
+    /// What a living container holds, from the files that its creation left. One whose process has
+    /// ended holds nothing but its cgroup, which its end clears by its name.
     fn relive(
         &self,
         pod: &Pod,
@@ -258,7 +304,7 @@ impl Shared {
             }
             let _ = keeper.forget(&unknown.id).await;
         }
-        tracing::info!(pod = pod.id.as_str(), "pod adopted");
+        tracing::info!(pod = pod.id.as_str(), protocol = keeper.version(), "pod adopted");
         self.follow(pod, keeper, events);
         Ok(())
     }
@@ -302,10 +348,16 @@ impl Shared {
             .map(|container| container.id.as_str().to_owned())
             .collect();
         let dir = self.config.root.join("containers");
-        let swept = crate::stats::blocking(move || {
+        let pods: Vec<_> =
+            pods.iter().filter_map(|pod| self.pod_cgroup(&pod.id, &pod.spec()).ok()).collect();
+        let hierarchy = self.cgroups.clone();
+        let swept = blocking(move || {
             for entry in fs::read_dir(&dir).map_err(record::file(&dir, "read"))?.flatten() {
                 let name = entry.file_name();
                 if !name.to_str().is_some_and(|name| containers.contains(name)) {
+                    // A daemon died while it made this one: it has a cgroup in one of the pods'.
+                    let cgroups = pods.iter().filter_map(|pod| pod.join(name.to_str()?).ok());
+                    cgroups.for_each(|path| ends::remove_by_force(&hierarchy.open(&path)));
                     fs::remove_dir_all(entry.path())
                         .map_err(record::file(&entry.path(), "removed"))?;
                 }

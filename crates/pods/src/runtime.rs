@@ -37,6 +37,8 @@ pub struct Config {
     pub unprivileged_ports: bool,
     /// A pod's processes may send ICMP echo requests without a capability.
     pub unprivileged_icmp: bool,
+    /// The newest version of the protocol that new keepers admit to speak; none is all they know.
+    pub keeper_protocol: Option<u32>,
 }
 
 /// The crates below, made by the composition root.

@@ -14,6 +14,8 @@ fn only_what_was_made_is_reported_and_pruned() {
         let inner = hierarchy.create(&path).unwrap();
         assert_eq!(inner.made.len(), trees * 2);
         assert!(inner.made[0].ends_with("deep/deeper"));
+        assert_eq!(hierarchy.ancestry(&path).len(), trees * 4);
+        assert!(hierarchy.ancestry(&path).starts_with(&inner.made[..2]));
         assert!(hierarchy.create(&path).unwrap().made.is_empty(), "there already");
         hierarchy.prune(&inner.made).unwrap();
         assert!(!inner.cgroup.exists());
