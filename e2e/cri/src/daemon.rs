@@ -94,11 +94,17 @@ impl Daemon {
 
     /// Starts the daemon and waits until it serves; again after it has ended, too.
     pub fn run(&self) {
+        self.run_with(&[]);
+    }
+
+    /// Starts it with more arguments than the usual ones.
+    pub fn run_with(&self, arguments: &[&str]) {
         let log = File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
         let mut command = match self.small {
             Some((name, size)) => self.in_own_mounts(name, size),
             None => self.command(&["serve"]),
         };
+        command.args(arguments);
         let child = command.stderr(log).spawn().unwrap();
         *self.process() = Some(child);
         let deadline = Instant::now() + PATIENCE;
@@ -193,9 +199,10 @@ impl Daemon {
     fn in_own_mounts(&self, name: &str, size: &str) -> Command {
         let mut command = Command::new("unshare");
         let script = r#"mount -t tmpfs -o "size=$1" small "$2" && mount --make-shared "$2" &&
-            exec "$3" --config "$4" serve"#;
+            shift 2 && exec "$@""#;
         command.args(["-m", "--propagation", "private", "sh", "-c", script, "sh", size]);
-        command.arg(self.dir.join(name)).arg(variable("MINKE")).arg(self.dir.join("config.toml"));
+        command.arg(self.dir.join(name)).arg(variable("MINKE"));
+        command.arg("--config").arg(self.dir.join("config.toml")).arg("serve");
         command.stdin(Stdio::null());
         command
     }
