@@ -26,14 +26,20 @@ node_image() {
 # FOLDER/code and powers off, after SECONDS at the latest. Sets NODE_PID, the process of its kernel.
 # The disk's changes stay in FOLDER.disk, for a second boot.
 start_node() {
-  local kernel="$1" folder="$2" image seccomp=seccomp=on
+  local kernel="$1" folder="$2" image seccomp=seccomp=on preload=""
   image=$(node_image) || return 1
   mkdir -p "$folder.disk"
   rm -f "$folder/code" "$folder/output"
-  # The oldest kernel has no fast way to trap system calls.
-  case "$("$kernel" --version 2>/dev/null)" in 6.1.*) seccomp=quiet ;; esac
+  # The oldest kernel has no fast way to trap system calls, and does not know newer processors.
+  case "$("$kernel" --version 2>/dev/null)" in
+    6.1.*)
+      seccomp=quiet
+      preload="$folder.disk/xstate.so"
+      "${CC:-cc}" -shared -fPIC -O1 -Wall -o "$preload" "$E2E/node/xstate.c" -ldl || return 1
+      ;;
+  esac
   # Threads of one process never run in parallel in it, and it is five times slower unpinned.
-  TMPDIR=/dev/shm taskset -c 1 "$kernel" $seccomp mem=3G uml_dir="$folder.disk" \
+  TMPDIR=/dev/shm LD_PRELOAD="$preload" taskset -c 1 "$kernel" $seccomp mem=3G uml_dir="$folder.disk" \
     ubd0="$folder.disk/cow,$image" root=/dev/ubda rw rootfstype=ext4 con0=fd:0,fd:1 con=null ssl=null \
     quiet systemd.unified_cgroup_hierarchy=1 apparmor=0 panic=-1 hostshare="$folder" \
     </dev/null >"$folder.disk/console" 2>&1 &
