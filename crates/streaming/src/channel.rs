@@ -32,6 +32,10 @@ const QUEUE: usize = 8;
 /// close must come first: ours could overtake, and destroy, what is still on its way.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// How long a session may go on when the client has closed the connection: what it sent before is
+/// still in the pipes.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// How often a client is made to show that it is still there while nothing is read from it.
 const NUDGE: Duration = Duration::from_secs(5);
 
@@ -190,8 +194,9 @@ impl Inlet {
 
 /// Runs a session over a connection whose two directions are `reading` and `writing`.
 ///
-/// Returns when the client is gone, at an error, at `idle` without a byte moved, or when the
-/// session is over and the client has everything. What is unfinished by then is dropped.
+/// Returns when the client is gone and the session has had time for its last words, at an error, at
+/// `idle` without a byte moved, or when the session is over and the client has everything. What is
+/// unfinished by then is dropped.
 pub(crate) async fn run<C>(
     line: &Line,
     idle: Duration,
@@ -201,16 +206,27 @@ pub(crate) async fn run<C>(
     session: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let mut reading = std::pin::pin!(reading);
-    let session = async {
+    let mut writing = std::pin::pin!(writing);
+    let mut session = std::pin::pin!(async {
         session.await;
         let _ = queue.send(Outgoing::Goodbye).await;
-        std::future::pending::<()>().await;
-    };
-    tokio::select! {
-        read = &mut reading => return read,
-        written = writing => written?,
-        () = line.idle(idle) => return Err(io::ErrorKind::TimedOut.into()),
-        () = session => {}
+    });
+    let mut over = false;
+    loop {
+        tokio::select! {
+            read = &mut reading => {
+                if !over {
+                    let _ = tokio::time::timeout(FAREWELL, session).await;
+                }
+                return read;
+            }
+            written = &mut writing => {
+                written?;
+                break;
+            }
+            () = line.idle(idle) => return Err(io::ErrorKind::TimedOut.into()),
+            () = &mut session, if !over => over = true,
+        }
     }
     match tokio::time::timeout(LINGER, reading).await {
         Ok(read) => read,
@@ -297,6 +313,31 @@ mod tests {
         channel.done.await.unwrap_err();
         assert_eq!(channel.input.read(&mut [0; 1]).await.unwrap(), 0);
         channel.output.write_all(b"x").await.unwrap_err();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn last_words_are_heard_and_a_deaf_session_is_not_waited_for() {
+        let (socket, _client) = socket().await;
+        let line = socket.line();
+        let (queue, _outgoing) = queue::<Infallible>();
+        let mut pumps = JoinSet::new();
+        let (mut channel, mut inlet) = open(1, &queue, &mut pumps);
+        let reading = async {
+            inlet.deliver(1, b"words", &queue, &line).await?;
+            drop(inlet);
+            Ok(())
+        };
+        let mut heard = Vec::new();
+        let session = async {
+            // As long as it takes to reach the container.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            channel.input.read_to_end(&mut heard).await.unwrap();
+        };
+        let (forever, idle) = (std::future::pending, Duration::from_secs(60));
+        run(&line, idle, queue.clone(), reading, forever(), session).await.unwrap();
+        assert_eq!(heard, b"words");
+        let gone = std::future::ready(Ok(()));
+        run(&line, idle, queue, gone, forever(), std::future::pending()).await.unwrap();
     }
 
     #[tokio::test]
