@@ -73,10 +73,14 @@ pub struct InterfaceStats {
     pub rx_errors: u64,
     /// Packets received.
     pub rx_packets: u64,
+    /// Packets that came and were dropped.
+    pub rx_dropped: u64,
     /// Bytes sent.
     pub tx_bytes: u64,
     /// Transmit errors.
     pub tx_errors: u64,
     /// Packets sent.
     pub tx_packets: u64,
+    /// Packets that were to be sent and were dropped.
+    pub tx_dropped: u64,
 }

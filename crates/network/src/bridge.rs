@@ -431,9 +431,11 @@ fn stats_of(link: &Link) -> Option<InterfaceStats> {
         rx_bytes: host.tx_bytes,
         rx_errors: host.tx_errors,
         rx_packets: host.tx_packets,
+        rx_dropped: host.tx_dropped,
         tx_bytes: host.rx_bytes,
         tx_errors: host.rx_errors,
         tx_packets: host.rx_packets,
+        tx_dropped: host.rx_dropped,
     })
 }
 

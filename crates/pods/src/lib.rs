@@ -29,6 +29,7 @@ mod events;
 mod exec;
 mod files;
 mod filter;
+mod holdings;
 mod index;
 mod info;
 mod journal;
@@ -50,7 +51,8 @@ mod view;
 
 pub use error::Error;
 pub use runtime::{Config, Parts, Runtime};
+pub use stats::Depth;
 pub use view::{
     ContainerFilter, ContainerPhase, ContainerStats, ContainerView, DiskUsage, Event, EventKind,
-    ExecOutput, PodFilter, PodStats, PodView, UserView,
+    ExecOutput, FileSystem, Holdings, PodFilter, PodStats, PodView, UserView,
 };

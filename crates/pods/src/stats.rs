@@ -1,6 +1,7 @@
 //! What containers and pods use: counters read from the kernel when somebody asks, never before.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,11 +12,22 @@ use crate::container::Container;
 use crate::error::Error;
 use crate::pod::Pod;
 use crate::runtime::{Runtime, Shared};
-use crate::usage::Usage;
-use crate::view::{ContainerFilter, ContainerPhase, ContainerStats, PodFilter, PodStats};
+use crate::usage::PATIENCE;
+use crate::view::{
+    ContainerFilter, ContainerPhase, ContainerStats, FileSystem, PodFilter, PodStats,
+};
 
 /// Two readings closer than this say nothing about a rate.
 const SHORTEST: Duration = Duration::from_millis(250);
+
+/// How much is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// The counters that the kernel keeps.
+    Counters,
+    /// And what is found by looking at each process.
+    Processes,
+}
 
 /// The open counters of one cgroup and the rate between readings of them.
 #[derive(Debug, Default)]
@@ -83,7 +95,11 @@ impl Runtime {
     pub async fn container_stats(&self, id: &str) -> Result<ContainerStats, Error> {
         let container = self.0.index.container(id)?;
         let shared = Arc::clone(&self.0);
-        blocking(move || shared.read_container(&container)).await
+        blocking(move || {
+            shared.refresh(std::slice::from_ref(&container));
+            shared.read_container(&container, Depth::Counters, Instant::now() + PATIENCE)
+        })
+        .await
     }
 
     /// What the running containers use that the filter admits; one that vanishes meanwhile is left
@@ -93,7 +109,10 @@ impl Runtime {
         let containers = self.0.filtered(&filter);
         let shared = Arc::clone(&self.0);
         let read = blocking(move || {
-            Ok(containers.iter().filter_map(|c| shared.read_container(c).ok()).collect())
+            shared.refresh(&containers);
+            let until = Instant::now() + PATIENCE;
+            let read = |container| shared.read_container(container, Depth::Counters, until).ok();
+            Ok(containers.iter().filter_map(read).collect())
         });
         read.await.unwrap_or_default()
     }
@@ -106,11 +125,15 @@ impl Runtime {
         let pod = self.0.index.pod(id)?;
         let interfaces = self.0.network.interface_stats(&pod.id).await.unwrap_or_default();
         let shared = Arc::clone(&self.0);
-        blocking(move || shared.read_pod(&pod, interfaces)).await
+        blocking(move || {
+            shared.refresh(&running(&pod));
+            shared.read_pod(&pod, interfaces, Depth::Counters, Instant::now() + PATIENCE)
+        })
+        .await
     }
 
     /// What the READY pods use that the filter admits; one that vanishes meanwhile is left out.
-    pub async fn list_pod_stats(&self, filter: &PodFilter) -> Vec<PodStats> {
+    pub async fn list_pod_stats(&self, filter: &PodFilter, depth: Depth) -> Vec<PodStats> {
         let filter = PodFilter { state: Some(model::PodState::Ready), ..filter.clone() };
         let mut pods = self.0.index.pods(filter.id.as_deref());
         pods.retain(|pod| pod.matches(&filter));
@@ -118,9 +141,11 @@ impl Runtime {
             self.0.network.all_interface_stats().await.unwrap_or_default();
         let shared = Arc::clone(&self.0);
         let read = blocking(move || {
+            pods.iter().for_each(|pod| shared.refresh(&running(pod)));
+            let until = Instant::now() + PATIENCE;
             let stats = pods.iter().filter_map(|pod| {
                 let interfaces = interfaces.remove(&pod.id).unwrap_or_default();
-                shared.read_pod(pod, interfaces).ok()
+                shared.read_pod(pod, interfaces, depth, until).ok()
             });
             Ok(stats.collect())
         });
@@ -137,23 +162,42 @@ pub(crate) async fn blocking<T: Send + 'static>(
 }
 
 impl Shared {
-    fn read_container(&self, container: &Arc<Container>) -> Result<ContainerStats, Error> {
+    /// Has the writable layers walked anew where that was long ago.
+    fn refresh(&self, containers: &[Arc<Container>]) {
+        for container in containers {
+            container.usage.refresh(self.writable_layer(&container.id));
+        }
+    }
+
+    /// Reads what a container uses; waits for a walk over its writable layer until `until`.
+    fn read_container(
+        &self,
+        container: &Arc<Container>,
+        depth: Depth,
+        until: Instant,
+    ) -> Result<ContainerStats, Error> {
         let cgroup = container.live().map(|live| live.cgroup.clone());
         let read = match &cgroup {
             Some(cgroup) => container.gauge.read(cgroup).map_err(unreadable(cgroup))?,
             None => None,
         };
         let (processes, threads) = cgroup.as_ref().map_or((0, 0), population);
+        let view = self.container_view(container);
+        let holdings = match (&cgroup, depth) {
+            (Some(cgroup), Depth::Processes) => Some(crate::holdings::of(cgroup, view.pid)),
+            _ => None,
+        };
         let (cgroup, nano_cores) = read.map_or((None, None), |(stats, rate)| (Some(stats), rate));
-        let layer = self.writable_layer(&container.id);
         Ok(ContainerStats {
-            container: self.container_view(container),
+            container: view,
             at: Timestamp::now(),
             cgroup,
             nano_cores,
-            writable_layer: Usage::ask(&container.usage, layer),
+            writable_layer: container.usage.answer(until),
             processes,
             threads,
+            holdings,
+            filesystem: filesystem(&self.config.root),
         })
     }
 
@@ -161,15 +205,15 @@ impl Shared {
         &self,
         pod: &Arc<Pod>,
         interfaces: Vec<network::InterfaceStats>,
+        depth: Depth,
+        until: Instant,
     ) -> Result<PodStats, Error> {
         let cgroup = self.cgroups.open(&self.pod_cgroup(&pod.id, &pod.spec())?);
         let read = pod.gauge.read(&cgroup).map_err(unreadable(&cgroup))?;
         let (cgroup, nano_cores) = read.map_or((None, None), |(stats, rate)| (Some(stats), rate));
         let mut containers = Vec::new();
-        for container in pod.containers() {
-            if container.phase() == ContainerPhase::Running {
-                containers.push(self.read_container(&container)?);
-            }
+        for container in running(pod) {
+            containers.push(self.read_container(&container, depth, until)?);
         }
         Ok(PodStats {
             pod: pod.view(),
@@ -186,6 +230,25 @@ impl Shared {
 fn unreadable(cgroup: &Cgroup) -> impl FnOnce(cgroup::Error) -> Error + use<> {
     let path = cgroup.path().as_str().to_owned();
     move |source| Error::Cgroup { path, action: "read", source }
+}
+
+/// The pod's running containers.
+fn running(pod: &Pod) -> Vec<Arc<Container>> {
+    let mut containers = pod.containers();
+    containers.retain(|container| container.phase() == ContainerPhase::Running);
+    containers
+}
+
+/// The size of the file system below `path`; none where it does not say.
+fn filesystem(path: &Path) -> Option<FileSystem> {
+    let size = rustix::fs::statvfs(path).ok()?;
+    let device = rustix::fs::stat(path).ok()?.st_dev;
+    Some(FileSystem {
+        device: format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device)),
+        bytes: size.f_blocks * size.f_frsize,
+        inodes: size.f_files,
+        inodes_free: size.f_ffree,
+    })
 }
 
 /// Processes and threads of a cgroup; none of a gone one.

@@ -164,6 +164,36 @@ pub struct ContainerStats {
     pub processes: u64,
     /// Threads in the cgroup.
     pub threads: u64,
+    /// What its processes hold, where that was asked for: it costs a look at each of them.
+    pub holdings: Option<Holdings>,
+    /// The file system that its writable layer lies on.
+    pub filesystem: Option<FileSystem>,
+}
+
+/// What the processes of a container hold, and what befell them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Holdings {
+    /// Open file descriptors.
+    pub descriptors: u64,
+    /// How many of them are sockets.
+    pub sockets: u64,
+    /// How many descriptors its first process may open; none once that has ended.
+    pub descriptors_max: Option<u64>,
+    /// How often the kernel killed one of them for want of memory.
+    pub oom_kills: u64,
+}
+
+/// The size of a file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileSystem {
+    /// Its device as `major:minor`.
+    pub device: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Its inodes, used or not.
+    pub inodes: u64,
+    /// Its unused inodes.
+    pub inodes_free: u64,
 }
 
 /// Bytes and inodes below a directory.

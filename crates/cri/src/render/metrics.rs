@@ -7,7 +7,7 @@ use cri_proto::runtime::v1;
 use cri_proto::runtime::v1::MetricType::{self, Counter, Gauge};
 use model::{ContainerState, Timestamp};
 use network::InterfaceStats;
-use pods::{ContainerStats, ContainerView, PodStats};
+use pods::{ContainerStats, ContainerView, FileSystem, Holdings, PodStats};
 
 use super::count;
 
@@ -78,6 +78,71 @@ fn io(stats: &ContainerStats, of: fn(&cgroup::IoDevice) -> u64) -> Values {
         .collect()
 }
 
+/// Bytes and requests together, as cAdvisor names them.
+fn block_devices(stats: &ContainerStats) -> Values {
+    let devices = stats.cgroup.as_ref().and_then(|used| used.io.as_ref());
+    let devices = devices.map(|io| io.devices.as_slice()).unwrap_or_default();
+    let device = |device: &cgroup::IoDevice| {
+        let (major, minor) = (device.major.to_string(), device.minor.to_string());
+        [("Read", device.read_bytes), ("Write", device.write_bytes)].map(|(operation, bytes)| {
+            let name = format!("{major}:{minor}");
+            (vec![name, major.clone(), minor.clone(), operation.to_owned()], bytes)
+        })
+    };
+    devices.iter().flat_map(device).collect()
+}
+
+/// Of the file system under the writable layer.
+fn filesystem(stats: &ContainerStats, of: fn(&FileSystem) -> Option<u64>) -> Values {
+    let Some(filesystem) = &stats.filesystem else { return Vec::new() };
+    let value = of(filesystem).map(|value| (vec![filesystem.device.clone()], value));
+    value.into_iter().collect()
+}
+
+fn written(stats: &ContainerStats) -> Values {
+    let (Some(filesystem), Some(layer)) = (&stats.filesystem, &stats.writable_layer) else {
+        return Vec::new();
+    };
+    vec![(vec![filesystem.device.clone()], layer.bytes)]
+}
+
+fn holdings(stats: &ContainerStats, of: fn(&Holdings) -> Option<u64>) -> Values {
+    one(stats.holdings.as_ref().and_then(of))
+}
+
+fn descriptors_max(stats: &ContainerStats) -> Values {
+    let limit = stats.holdings.as_ref().and_then(|held| held.descriptors_max);
+    limit.map(|limit| (vec!["max_open_files".to_owned()], limit)).into_iter().collect()
+}
+
+fn huge_pages(stats: &ContainerStats, of: fn(&cgroup::HugetlbStats) -> Option<u64>) -> Values {
+    let sizes = stats.cgroup.as_ref().map(|used| used.hugetlb.as_slice()).unwrap_or_default();
+    let size = |pages: &cgroup::HugetlbStats| Some((vec![pages.page_size.clone()], of(pages)?));
+    sizes.iter().filter_map(size).collect()
+}
+
+/// Seconds lost waiting for a resource, where the kernel keeps them for each cgroup.
+fn waited(
+    stats: &ContainerStats,
+    pressure: fn(&cgroup::Stats) -> Option<cgroup::Pressure>,
+    stall: fn(&cgroup::Pressure) -> cgroup::Stall,
+) -> Values {
+    let pressure = stats.cgroup.as_ref().and_then(pressure);
+    one(pressure.map(|pressure| stall(&pressure).total_ns / SECOND))
+}
+
+fn cpu_pressure(used: &cgroup::Stats) -> Option<cgroup::Pressure> {
+    used.cpu.as_ref()?.pressure
+}
+
+fn memory_pressure(used: &cgroup::Stats) -> Option<cgroup::Pressure> {
+    used.memory.as_ref()?.pressure
+}
+
+fn io_pressure(used: &cgroup::Stats) -> Option<cgroup::Pressure> {
+    used.io.as_ref()?.pressure
+}
+
 fn started(stats: &ContainerStats) -> Option<u64> {
     let at = match &stats.container.state {
         ContainerState::Created => return None,
@@ -141,8 +206,40 @@ const CONTAINER: &[Family<ContainerStats>] = families! { ContainerStats:
         = |stats| io(stats, |device| device.write_bytes);
     "container_fs_writes_total" Counter ["device"] "Writes to block devices."
         = |stats| io(stats, |device| device.writes);
-    "container_fs_usage_bytes" Gauge [] "Bytes of the writable layer."
-        = |stats| one(stats.writable_layer.as_ref().map(|layer| layer.bytes));
+    "container_blkio_device_usage_total" Counter ["device", "major", "minor", "operation"]
+        "Bytes read from and written to block devices." = block_devices;
+    "container_fs_usage_bytes" Gauge ["device"] "Bytes of the writable layer." = written;
+    "container_fs_limit_bytes" Gauge ["device"] "The size of the file system under it."
+        = |stats| filesystem(stats, |filesystem| Some(filesystem.bytes));
+    "container_fs_inodes_total" Gauge ["device"] "Inodes of that file system."
+        = |stats| filesystem(stats, |filesystem| Some(filesystem.inodes));
+    "container_fs_inodes_free" Gauge ["device"] "Unused inodes of that file system."
+        = |stats| filesystem(stats, |filesystem| Some(filesystem.inodes_free));
+    "container_hugetlb_usage_bytes" Gauge ["pagesize"] "Huge pages in use."
+        = |stats| huge_pages(stats, |pages| Some(pages.usage));
+    "container_hugetlb_max_usage_bytes" Gauge ["pagesize"] "The most huge pages there ever were."
+        = |stats| huge_pages(stats, |pages| pages.peak);
+    "container_pressure_cpu_waiting_seconds_total" Counter [] "Seconds in which some waited for a CPU."
+        = |stats| waited(stats, cpu_pressure, |pressure| pressure.some);
+    "container_pressure_cpu_stalled_seconds_total" Counter [] "Seconds in which all waited for a CPU."
+        = |stats| waited(stats, cpu_pressure, |pressure| pressure.full);
+    "container_pressure_memory_waiting_seconds_total" Counter []
+        "Seconds in which some waited for memory."
+        = |stats| waited(stats, memory_pressure, |pressure| pressure.some);
+    "container_pressure_memory_stalled_seconds_total" Counter []
+        "Seconds in which all waited for memory."
+        = |stats| waited(stats, memory_pressure, |pressure| pressure.full);
+    "container_pressure_io_waiting_seconds_total" Counter [] "Seconds in which some waited for a disk."
+        = |stats| waited(stats, io_pressure, |pressure| pressure.some);
+    "container_pressure_io_stalled_seconds_total" Counter [] "Seconds in which all waited for a disk."
+        = |stats| waited(stats, io_pressure, |pressure| pressure.full);
+    "container_oom_events_total" Counter [] "Processes that were killed for want of memory."
+        = |stats| holdings(stats, |held| Some(held.oom_kills));
+    "container_file_descriptors" Gauge [] "Open file descriptors."
+        = |stats| holdings(stats, |held| Some(held.descriptors));
+    "container_sockets" Gauge [] "Open sockets." = |stats| holdings(stats, |held| Some(held.sockets));
+    "container_ulimits_soft" Gauge ["ulimit"] "Soft limits of the first process."
+        = descriptors_max;
     "container_processes" Gauge [] "Processes." = |stats| one(Some(stats.processes));
     "container_threads" Gauge [] "Threads." = |stats| one(Some(stats.threads));
     "container_threads_max" Gauge [] "The limit on threads; 0 is none."
@@ -161,6 +258,10 @@ const CONTAINER: &[Family<ContainerStats>] = families! { ContainerStats:
         = |stats| limit(stats, |limits| limits.cpu_shares);
     "container_spec_memory_limit_bytes" Gauge [] "The memory limit."
         = |stats| limit(stats, |limits| limits.memory_limit);
+    "container_spec_memory_reservation_limit_bytes" Gauge [] "Memory that is not taken away."
+        = |stats| one(
+            stats.container.resources.unified.get("memory.low").and_then(|low| low.parse().ok())
+        );
     "container_spec_memory_swap_limit_bytes" Gauge [] "The limit on memory and swap together."
         = |stats| limit(stats, |limits| limits.memory_swap_limit);
 };
@@ -176,10 +277,16 @@ const POD: &[Family<Vec<InterfaceStats>>] = families! { Vec<InterfaceStats>:
         = |stats| each(stats, |interface| interface.rx_packets);
     "container_network_receive_errors_total" Counter ["interface"] "Receive errors."
         = |stats| each(stats, |interface| interface.rx_errors);
+    "container_network_receive_packets_dropped_total" Counter ["interface"]
+        "Packets that came and were dropped."
+        = |stats| each(stats, |interface| interface.rx_dropped);
     "container_network_transmit_bytes_total" Counter ["interface"] "Bytes sent."
         = |stats| each(stats, |interface| interface.tx_bytes);
     "container_network_transmit_packets_total" Counter ["interface"] "Packets sent."
         = |stats| each(stats, |interface| interface.tx_packets);
+    "container_network_transmit_packets_dropped_total" Counter ["interface"]
+        "Packets that were to be sent and were dropped."
+        = |stats| each(stats, |interface| interface.tx_dropped);
     "container_network_transmit_errors_total" Counter ["interface"] "Transmit errors."
         = |stats| each(stats, |interface| interface.tx_errors);
 };
@@ -262,9 +369,11 @@ mod tests {
             rx_bytes: 1,
             rx_errors: 2,
             rx_packets: 3,
+            rx_dropped: 7,
             tx_bytes: 4,
             tx_errors: 5,
             tx_packets: 6,
+            tx_dropped: 8,
         };
         let labels = LABELS.map(str::to_owned);
         let metrics = rendered(POD, &vec![interface], &labels, Timestamp(9));
@@ -273,6 +382,6 @@ mod tests {
             assert_eq!(keys[&metric.name], metric.label_values.len(), "{}", metric.name);
         }
         let sum: u64 = metrics.iter().map(|metric| metric.value.unwrap().value).sum();
-        assert_eq!(sum, 21, "each counter is given once");
+        assert_eq!(sum, 36, "each counter is given once");
     }
 }

@@ -1,6 +1,6 @@
 use cri_proto::runtime::v1;
 use model::PodState;
-use pods::{PodFilter, PodStats};
+use pods::{Depth, PodFilter, PodStats};
 
 use super::{Answers, batches};
 use crate::error::Error;
@@ -50,7 +50,7 @@ impl Edge {
         request: v1::ListPodSandboxStatsRequest,
     ) -> Result<v1::ListPodSandboxStatsResponse, Error> {
         let filter = parse::pod_stats_filter(request.filter);
-        let stats = self.parts.pods.list_pod_stats(&filter).await;
+        let stats = self.parts.pods.list_pod_stats(&filter, Depth::Counters).await;
         Ok(v1::ListPodSandboxStatsResponse { stats: stats.iter().map(render::pod_stats).collect() })
     }
 
@@ -59,7 +59,7 @@ impl Edge {
         request: v1::StreamPodSandboxStatsRequest,
     ) -> Result<Answers<v1::StreamPodSandboxStatsResponse>, Error> {
         let filter = parse::pod_stats_filter(request.filter);
-        let stats = self.parts.pods.list_pod_stats(&filter).await;
+        let stats = self.parts.pods.list_pod_stats(&filter, Depth::Counters).await;
         let render = |stats| render::pod_stats(&stats);
         Ok(batches(stats, render, |pod_sandbox_stats| v1::StreamPodSandboxStatsResponse {
             pod_sandbox_stats,
@@ -95,6 +95,6 @@ impl Edge {
 
     async fn running_pods(&self) -> Vec<PodStats> {
         let filter = PodFilter { state: Some(PodState::Ready), ..PodFilter::default() };
-        self.parts.pods.list_pod_stats(&filter).await
+        self.parts.pods.list_pod_stats(&filter, Depth::Processes).await
     }
 }
