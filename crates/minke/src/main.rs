@@ -26,10 +26,11 @@ use cli::{Cli, Command, ConfigCommand};
 use failure::Failure;
 
 fn main() -> ExitCode {
-    // Before there is any thread: the seed forks without end.
+    // All before there is any thread: the seed forks without end.
     if std::env::args_os().nth(1).is_some_and(|argument| argument == keeper::SEED_ARGUMENT) {
         return seed();
     }
+    sys::heap::give_back_large();
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(failure) => {

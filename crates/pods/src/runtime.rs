@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{
-    ContainerId, ContainerMetadata, ContainerSpec, PodId, PodMetadata, PodSpec, Timestamp,
+    ContainerId, ContainerMetadata, ContainerSpec, ContainerState, PodId, PodMetadata, PodSpec,
+    Timestamp,
 };
 
 use crate::container::Container;
@@ -16,9 +17,7 @@ use crate::index::Index;
 use crate::journal::Journal;
 use crate::names::Names;
 use crate::pod::Pod;
-use crate::view::{
-    ContainerFilter, ContainerPhase, ContainerView, Event, EventKind, PodFilter, PodView,
-};
+use crate::view::{ContainerFilter, ContainerView, Event, EventKind, PodFilter, PodView};
 
 /// Settings of this crate.
 #[derive(Debug, Clone)]
@@ -100,47 +99,43 @@ impl Shared {
             return false;
         }
         if turn.heard() {
-            turn.send(&self.event(pod, id, kind));
+            turn.send(&event(pod, views(pod), id, kind));
         }
         true
-    }
-
-    fn event(&self, pod: &Pod, id: &str, kind: EventKind) -> Event {
-        let spec = pod.spec();
-        let containers = pod.containers();
-        Event {
-            id: id.to_owned(),
-            kind,
-            at: Timestamp::now(),
-            pod: pod.view(),
-            containers: containers.iter().map(|c| c.view(Arc::clone(&spec))).collect(),
-        }
     }
 
     /// The present, as the events that would have led to it.
     fn present(&self) -> Vec<Event> {
         let mut events = Vec::new();
         for pod in self.index.pods(None) {
+            let containers = views(&pod);
+            let mut push =
+                |id: &str, kind| events.push(event(&pod, Arc::clone(&containers), id, kind));
             let started = pod.view().state == model::PodState::Ready;
-            events.push(self.event(&pod, pod.id.as_str(), EventKind::Created));
-            let last = if started { EventKind::Started } else { EventKind::Stopped };
-            events.push(self.event(&pod, pod.id.as_str(), last));
-            for container in pod.containers() {
+            push(pod.id.as_str(), EventKind::Created);
+            push(pod.id.as_str(), if started { EventKind::Started } else { EventKind::Stopped });
+            for container in containers.iter() {
                 let id = container.id.as_str();
-                events.push(self.event(&pod, id, EventKind::Created));
-                match container.phase() {
-                    ContainerPhase::Created => {}
-                    ContainerPhase::Running => {
-                        events.push(self.event(&pod, id, EventKind::Started));
-                    }
-                    ContainerPhase::Exited => {
-                        events.push(self.event(&pod, id, EventKind::Stopped));
-                    }
+                push(id, EventKind::Created);
+                match container.state {
+                    ContainerState::Created => {}
+                    ContainerState::Running { .. } => push(id, EventKind::Started),
+                    ContainerState::Exited { .. } => push(id, EventKind::Stopped),
                 }
             }
         }
         events
     }
+}
+
+/// The containers of a pod as they are now.
+fn views(pod: &Pod) -> Arc<[ContainerView]> {
+    let spec = pod.spec();
+    pod.containers().iter().map(|container| container.view(Arc::clone(&spec))).collect()
+}
+
+fn event(pod: &Pod, containers: Arc<[ContainerView]>, id: &str, kind: EventKind) -> Event {
+    Event { id: id.to_owned(), kind, at: Timestamp::now(), pod: pod.view(), containers }
 }
 
 impl Runtime {

@@ -143,8 +143,8 @@ pub struct Event {
     pub at: Timestamp,
     /// The pod.
     pub pod: PodView,
-    /// All its containers.
-    pub containers: Vec<ContainerView>,
+    /// All its containers; shared by all who hear of it.
+    pub containers: Arc<[ContainerView]>,
 }
 
 /// What a container used, at one moment.
