@@ -1,10 +1,15 @@
 //! What verbose Status tells beyond CRI: JSON for people and for tools that enter pods.
 
+use std::fs;
+use std::io::ErrorKind;
+
 use model::ContainerId;
 use serde_json::{Value, json};
 
 use crate::error::Error;
+use crate::record;
 use crate::runtime::{Runtime, Shared};
+use crate::stats::blocking;
 
 impl Shared {
     /// Where a container's writes go.
@@ -38,20 +43,27 @@ impl Runtime {
         }))
     }
 
-    /// A container's process, specification, writable layer and request.
+    /// A container's process, specification as it was given to the executor, writable layer and
+    /// request. The specification is kept until the container is removed or the machine restarts.
     ///
     /// # Errors
     /// [`Error::ContainerNotFound`], [`Error::Ambiguous`].
-    pub fn container_info(&self, id: &str) -> Result<Value, Error> {
+    pub async fn container_info(&self, id: &str) -> Result<Value, Error> {
         let container = self.0.index.container(id)?;
         let view = self.0.container_view(&container);
-        let spec = container.live().map(|live| live.spec.clone());
+        let kept = self.0.spec_path(&container.pod, &container.id);
+        let spec = blocking(move || match fs::read(&kept) {
+            Ok(text) => Ok(serde_json::from_slice(&text).unwrap_or_default()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Value::Null),
+            Err(error) => Err(record::file(&kept, "read")(error)),
+        });
+        let spec = spec.await?;
         Ok(json!({
             "sandboxID": view.pod.as_str(),
             "pid": view.pid.unwrap_or_default(),
             "cgroup": view.cgroup,
             "writableLayer": self.0.writable_layer(&container.id),
-            "runtimeSpec": spec.as_deref(),
+            "runtimeSpec": spec,
             "config": *view.spec,
         }))
     }

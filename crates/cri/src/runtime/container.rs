@@ -83,7 +83,7 @@ impl Edge {
         about_container(&container_id);
         let view = self.parts.pods.container(&container_id)?;
         let info = match verbose {
-            true => render::info(&self.parts.pods.container_info(view.id.as_str())?),
+            true => render::info(&self.parts.pods.container_info(view.id.as_str()).await?),
             false => Default::default(),
         };
         Ok(v1::ContainerStatusResponse { status: Some(render::container_status(&view)), info })
