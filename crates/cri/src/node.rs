@@ -19,6 +19,8 @@ pub struct Node {
     pub selinux: bool,
     /// Whether huge pages can be limited.
     pub hugetlb: bool,
+    /// Whether limits can be set by the names of cgroup v2 files.
+    pub unified: bool,
     /// The effective settings, for a verbose Status.
     pub settings: serde_json::Value,
 }
@@ -50,6 +52,10 @@ impl Node {
             Some(i) if !self.hugetlb => {
                 let reason = "this node has no hugetlb cgroup controller".into();
                 Err(Invalid { field: format!("{field}.hugepage_limits[{i}].limit"), reason })
+            }
+            _ if !self.unified && !limits.unified.is_empty() => {
+                let reason = "this node has no cgroup v2 hierarchy".into();
+                Err(Invalid { field: format!("{field}.unified"), reason })
             }
             _ => Ok(()),
         }
@@ -93,6 +99,7 @@ mod tests {
             apparmor: false,
             selinux: false,
             hugetlb: false,
+            unified: false,
             settings: serde_json::Value::Null,
         }
     }
@@ -125,13 +132,20 @@ mod tests {
             refused(&node, |s| s.resources.hugepage_limits = pages(1)).as_deref(),
             Some("linux.resources.hugepage_limits[0].limit")
         );
+        let file = || [("memory.high".to_owned(), "1".to_owned())].into();
+        assert_eq!(
+            refused(&node, |s| s.resources.unified = file()).as_deref(),
+            Some("linux.resources.unified")
+        );
         assert_eq!(refused(&node, |s| s.security.apparmor = local()), at("apparmor.localhost_ref"));
         let mut pod = PodSpec::default();
         pod.security.namespaces.user = Some(UserNamespace { uids: vec![], gids: vec![] });
         assert!(node.admit_pod(&pod).is_err());
         assert!(Node { user_namespaces: true, ..bare() }.admit_pod(&pod).is_ok());
-        let confining = Node { apparmor: true, selinux: true, hugetlb: true, ..bare() };
+        let confining =
+            Node { apparmor: true, selinux: true, hugetlb: true, unified: true, ..bare() };
         assert_eq!(refused(&confining, |s| s.resources.hugepage_limits = pages(1)), None);
+        assert_eq!(refused(&confining, |s| s.resources.unified = file()), None);
         let default = |s: &mut ContainerSpec| s.security.apparmor = Profile::RuntimeDefault;
         assert_eq!(refused(&confining, default), at("apparmor"));
         assert_eq!(refused(&confining, |s| s.security.apparmor = local()), at("apparmor"));

@@ -81,9 +81,11 @@ fn pods_code(error: &pods::Error) -> Code {
         E::Joined(error) => pods_code(error),
         E::Network { source, .. } => network_code(source),
         E::Cgroup { source, .. } => match source {
-            cgroup::Error::InvalidPath { .. } | cgroup::Error::InvalidValue { .. } => {
-                Code::InvalidArgument
-            }
+            cgroup::Error::InvalidPath { .. }
+            | cgroup::Error::InvalidValue { .. }
+            | cgroup::Error::NoController { .. }
+            | cgroup::Error::Unsupported { .. } => Code::InvalidArgument,
+            cgroup::Error::BelowUsage { .. } => Code::FailedPrecondition,
             source => local_code(source),
         },
         E::Images(error) => images_code(error),

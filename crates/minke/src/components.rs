@@ -79,6 +79,7 @@ impl Settings {
                 .is_ok_and(|text| text.starts_with(b"Y")),
             selinux: std::path::Path::new("/sys/fs/selinux/enforce").exists(),
             hugetlb: cgroups.features().has(cgroup::Controller::Hugetlb),
+            unified: cgroups.features().version == cgroup::Version::V2,
             settings: toml::from_str(&file).unwrap_or(serde_json::Value::Null),
         }
     }

@@ -228,7 +228,7 @@ impl Shared {
             seccomp: recipe.filter.as_ref().map(|filter| filter.borrow()),
         };
         let prepared = prepare::prepare(&recipe.spec, inputs)
-            .map_err(|source| Error::Prepare { container: id.clone(), source })?;
+            .map_err(|source| not_prepared(spec, id, source))?;
         self.keep_spec(pod, id, &mut recipe)?;
         Ok(Draft { recipe, cgroup, log, prepared })
     }
@@ -366,6 +366,19 @@ struct Draft {
     cgroup: Cgroup,
     log: Option<fs::File>,
     prepared: Prepared<executor::plan::Launch>,
+}
+
+/// Propagation that a volume's source does not have is a wrong request; the rest is this node's.
+fn not_prepared(spec: &ContainerSpec, id: &ContainerId, source: prepare::Error) -> Error {
+    let prepare::Error::Propagation { path, .. } = &source else {
+        return Error::Prepare { container: id.clone(), source };
+    };
+    let volume = spec.mounts.iter().position(|mount| Path::new(&mount.host_path) == path);
+    let field = match volume {
+        Some(i) => format!("mounts[{i}].propagation"),
+        None => "mounts".to_owned(),
+    };
+    Error::Invalid { field, reason: source.to_string() }
 }
 
 /// Makes the host directories of volumes that are not there, as the field does.

@@ -1,13 +1,13 @@
 use std::path::PathBuf;
 
-use model::IdMapping;
+use model::{IdMapping, IpcMode, NetworkMode};
 use oci_spec::runtime::{
     LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType,
 };
 
 use crate::{Error, Request};
 
-const USERNS: &str = "linux.security_context.namespace_options.userns_options";
+const OPTIONS: &str = "linux.security_context.namespace_options";
 
 /// The namespaces that a container joins, as paths that stay valid while the pod lives (bind mounts,
 /// or `/proc/<keeper>/ns/...`). None leaves the host's: an OCI spec without the entry inherits.
@@ -40,6 +40,7 @@ pub enum PidNamespace {
 /// The spec's namespace list: a new mount namespace always; a new cgroup namespace on v2 unless the
 /// container is privileged, as the field has it: on v1 it would hide the hierarchy's mounts.
 pub(crate) fn namespaces(request: &Request<'_>) -> Result<Vec<LinuxNamespace>, Error> {
+    check_shared(request)?;
     check_user_namespace(request)?;
     let joined = request.namespaces;
     let pid = match &joined.pid {
@@ -79,10 +80,26 @@ fn entry(typ: LinuxNamespaceType, path: Option<PathBuf>) -> LinuxNamespace {
     entry
 }
 
+/// Network and IPC are the pod's: a container cannot have the host's where the pod has its own. The
+/// other way round says nothing, POD is what the wire has where nothing was said.
+fn check_shared(request: &Request<'_>) -> Result<(), Error> {
+    let own = &request.container.security.namespaces;
+    let pod = &request.pod.security.namespaces;
+    let host_network = own.network == NetworkMode::Node && pod.network != NetworkMode::Node;
+    let host_ipc = own.ipc == IpcMode::Node && pod.ipc != IpcMode::Node;
+    for (name, refused) in [("network", host_network), ("ipc", host_ipc)] {
+        if refused {
+            let reason = "NODE is possible only where the pod has it, too";
+            return Err(Error::invalid(format!("{OPTIONS}.{name}"), reason));
+        }
+    }
+    Ok(())
+}
+
 fn check_user_namespace(request: &Request<'_>) -> Result<(), Error> {
     let pod = &request.pod.security.namespaces.user;
     if request.container.security.namespaces.user != *pod {
-        return Err(Error::invalid(USERNS, "differs from the pod's"));
+        return Err(Error::invalid(format!("{OPTIONS}.userns_options"), "differs from the pod's"));
     }
     let Some(user) = pod else { return Ok(()) };
     for (what, field, id, ranges) in [

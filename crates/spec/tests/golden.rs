@@ -279,7 +279,7 @@ fn sysfs_is_bound_where_a_user_namespace_meets_the_hosts_network() {
 #[test]
 fn contradictions_name_their_field() {
     type Break = fn(&mut Case);
-    let cases: [(&str, Break); 18] = [
+    let cases: [(&str, Break); 20] = [
         ("linux.security_context.privileged", |case| case.container.security.privileged = true),
         ("linux.security_context.namespace_options.userns_options", |case| {
             case.pod.security.namespaces.user = userns();
@@ -298,6 +298,12 @@ fn contradictions_name_their_field() {
             case.pod.security.namespaces.user = userns();
             case.container.security.namespaces.user = userns();
             case.container.mounts[0].propagation = Propagation::Bidirectional;
+        }),
+        ("linux.security_context.namespace_options.network", |case| {
+            case.container.security.namespaces.network = NetworkMode::Node;
+        }),
+        ("linux.security_context.namespace_options.ipc", |case| {
+            case.container.security.namespaces.ipc = IpcMode::Node;
         }),
         ("mounts[1].recursive_read_only", |case| {
             case.container.mounts[1].recursive_read_only = true;
