@@ -1,0 +1,18 @@
+module minke.invalid/e2e/conform
+
+go 1.26.2
+
+require (
+	github.com/bufbuild/protocompile v0.14.1
+	golang.org/x/net v0.57.0
+	google.golang.org/grpc v1.82.1
+	google.golang.org/protobuf v1.36.12-0.20260120151049-f2248ac996af
+	k8s.io/cri-api v0.37.2
+)
+
+require (
+	golang.org/x/sync v0.22.0 // indirect
+	golang.org/x/sys v0.47.0 // indirect
+	golang.org/x/text v0.40.0 // indirect
+	google.golang.org/genproto/googleapis/rpc v0.0.0-20260526163538-3dc84a4a5aaa // indirect
+)
