@@ -34,10 +34,20 @@ free_port() {
   return 1
 }
 
-# have_go: makes sure that a Go toolchain is on the path, from Debian's package if there is none.
+# have_go: makes sure that a Go toolchain is on the path that can fetch the one a go.mod asks for (1.21
+# or newer): the machine's, or else Debian's of a newer release, unpacked into the cache.
 have_go() {
-  command -v go >/dev/null && return
-  apt-get install -y -qq --no-install-recommends golang-go ca-certificates >&2
+  local dir="$MINKE_CACHE/go-1.24"
+  case "$(go env GOVERSION 2>/dev/null)" in
+    go1.2[1-9]* | go1.[3-9][0-9]*) return ;;
+  esac
+  if [ ! -x "$dir/usr/lib/go-1.24/bin/go" ]; then
+    # shellcheck source=e2e/images/packages.sh
+    . "$E2E/images/packages.sh"
+    rm -rf "$dir"
+    unpack_suite_packages trixie "$dir" golang-1.24-go golang-1.24-src >&2 || return 1
+  fi
+  export PATH="$dir/usr/lib/go-1.24/bin:$PATH" GOROOT="$dir/usr/lib/go-1.24" GOTOOLCHAIN=auto
 }
 
 # have_jq: makes sure that jq is on the path, from Debian's package if there is none.
@@ -55,10 +65,10 @@ go_tool() {
   key=$(cat "$module/go.mod" "$module/go.sum" | sha256sum | cut -c1-16)
   dir="$MINKE_CACHE/${module##*/}-$key"
   if [ ! -x "$dir/$name" ]; then
-    have_go
+    have_go || return 1
     mkdir -p "$dir"
     (cd "$module" && CGO_ENABLED=0 go $verb -trimpath "$@" -o "$dir/$name.$$" "$package" &&
-      mv "$dir/$name.$$" "$dir/$name") >&2
+      mv "$dir/$name.$$" "$dir/$name") >&2 || return 1
   fi
   printf '%s\n' "$dir/$name"
 }
