@@ -6,7 +6,6 @@ use std::path::Path;
 
 use cri_proto::minke::v1;
 use cri_proto::minke::v1::archives_server::Archives;
-use images::Image;
 use model::ImageRef;
 use tonic::{Request, Response, Status};
 
@@ -19,8 +18,10 @@ impl Archives for Edge {
         &self,
         request: Request<v1::ImportRequest>,
     ) -> Result<Response<v1::ImportResponse>, Status> {
-        let images = self.take_archive(request.into_inner()).await?;
-        Ok(Response::new(v1::ImportResponse { images: images.iter().map(called).collect() }))
+        let names = self.take_archive(request.into_inner()).await?;
+        Ok(Response::new(v1::ImportResponse {
+            images: names.iter().map(ToString::to_string).collect(),
+        }))
     }
 
     async fn export(
@@ -33,7 +34,7 @@ impl Archives for Edge {
 }
 
 impl Edge {
-    async fn take_archive(&self, request: v1::ImportRequest) -> Result<Vec<Image>, Error> {
+    async fn take_archive(&self, request: v1::ImportRequest) -> Result<Vec<ImageRef>, Error> {
         let v1::ImportRequest { path, name } = request;
         let name: Option<ImageRef> = match name.as_str() {
             "" => None,
@@ -65,8 +66,4 @@ async fn opened(
     let file = tokio::task::spawn_blocking(move || open(Path::new(&path))).await;
     let file = file.unwrap_or_else(|error| Err(std::io::Error::other(error)));
     file.map_err(|source| Error::File { path: shown.into(), source })
-}
-
-fn called(image: &Image) -> String {
-    image.repo_tags().into_iter().next().unwrap_or_else(|| image.id().to_string())
 }

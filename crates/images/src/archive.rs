@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::document::{Descriptor, Document, Index};
 use crate::error::Error;
-use crate::image::{Image, Record};
+use crate::image::Record;
 use crate::pull::Busy;
 use crate::store::{Inner, Store, blocking, not_found};
 use crate::stream;
@@ -81,7 +81,7 @@ impl Store {
     }
 
     /// Takes the images out of an archive: an OCI layout or what `docker save` writes. An image that
-    /// the archive gives no full name is called `name`.
+    /// the archive gives no full name is called `name`. Gives what they are called now.
     ///
     /// # Errors
     /// [`Error::Archive`] when it holds no image, or one without a name and none is given; the same
@@ -90,7 +90,7 @@ impl Store {
         &self,
         archive: impl Read + Send + 'static,
         name: Option<ImageRef>,
-    ) -> Result<Vec<Image>, Error> {
+    ) -> Result<Vec<ImageRef>, Error> {
         let inner = Arc::clone(&self.inner);
         let mut busy = Busy::new(&inner);
         let (incoming, busy) = blocking(move || {
@@ -98,16 +98,18 @@ impl Store {
             Ok((incoming, busy))
         })
         .await?;
-        let mut images = Vec::with_capacity(incoming.len());
+        let mut names = Vec::with_capacity(incoming.len());
         for Incoming { record, layers } in incoming {
             for (blob, diff_id) in &layers {
                 self.inner.unpack_layer(blob, diff_id).await?;
             }
-            images.push(self.inner.commit(record).await?);
+            let of_archive = record.names.clone();
+            self.inner.commit(record).await?;
+            names.extend(of_archive);
         }
         drop(busy);
         self.inner.settle_later();
-        Ok(images)
+        Ok(names)
     }
 }
 

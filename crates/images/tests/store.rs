@@ -337,6 +337,7 @@ async fn an_export_gives_the_same_images_back() {
     let images =
         docker.store.import(std::io::Cursor::new(packed.unwrap().stdout), None).await.unwrap();
     assert_eq!(images.len(), 2);
+
     assert_eq!(*docker.store.find(&two.reference.to_string()).unwrap().id(), two.id);
     docker.store.remove(two.id.as_str()).await.unwrap();
     docker.store.remove(one.id.as_str()).await.unwrap();
@@ -373,7 +374,14 @@ async fn an_archive_needs_a_name_and_right_content() {
     let error = import(hostile, Some("a")).await.unwrap_err();
     assert!(matches!(error, Error::Archive { .. }), "{error}");
     let images = import(archive(&blob.bytes), Some("team/app:1")).await.unwrap();
-    assert_eq!(images[0].repo_tags(), ["docker.io/team/app:1"]);
+    assert_eq!(images[0].to_string(), "docker.io/team/app:1");
+    let images = import(archive(&blob.bytes), Some("aaa/other:1")).await.unwrap();
+    assert_eq!(
+        images.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["docker.io/aaa/other:1"]
+    );
+    let images = import(archive(&blob.bytes), Some("team/app:1")).await.unwrap();
+    assert_eq!(images[0].to_string(), "docker.io/team/app:1");
 }
 
 /// Runs `work` in a small file system of its own, in a child with its own mounts.

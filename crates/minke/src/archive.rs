@@ -33,11 +33,8 @@ async fn alone(store: &images::Store, command: ImageCommand) -> Result<Vec<Strin
         ImageCommand::Import { archive, name } => {
             let name = name.map(|name| name.parse()).transpose()?;
             let file = File::open(&archive).map_err(Failure::file("open", archive))?;
-            let images = store.import(file, name).await.map_err(Failure::Archive)?;
-            let called = |image: &images::Image| {
-                image.repo_tags().into_iter().next().unwrap_or_else(|| image.id().to_string())
-            };
-            Ok(images.iter().map(called).collect())
+            let names = store.import(file, name).await.map_err(Failure::Archive)?;
+            Ok(names.iter().map(ToString::to_string).collect())
         }
         ImageCommand::Export { archive, images } => {
             let out = File::create_new(&archive).map_err(Failure::file("make", &archive))?;
