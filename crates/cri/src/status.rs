@@ -86,6 +86,10 @@ fn pods_code(error: &pods::Error) -> Code {
             | cgroup::Error::NoController { .. }
             | cgroup::Error::Unsupported { .. } => Code::InvalidArgument,
             cgroup::Error::BelowUsage { .. } => Code::FailedPrecondition,
+            // A limit that the kernel will not have.
+            source if matches!(source.errno(), Some(Errno::INVAL | Errno::RANGE)) => {
+                Code::InvalidArgument
+            }
             source => local_code(source),
         },
         E::Images(error) => images_code(error),
@@ -164,6 +168,11 @@ mod tests {
         let wrong_state =
             || P::WrongState { what: "container", id: id(), state: "EXITED", reason: "gone" };
         let taken = || P::NameTaken { what: "pod sandbox", name: "web".into(), id: id() };
+        let limit = |source| {
+            let (path, value) = ("/sys/fs/cgroup/x/cpuset.cpus".into(), "4000".into());
+            let source = cgroup::Error::Write { path, value, source };
+            P::Cgroup { path: "/x".into(), action: "limited", source }
+        };
         let cases = [
             (invalid(), Code::InvalidArgument, "hostname: is long"),
             (P::PodNotFound { id: id() }, Code::NotFound, "abc"),
@@ -189,6 +198,8 @@ mod tests {
             ),
             (file(Errno::PERM), Code::Internal, "/run/x"),
             (file(Errno::NOSPC), Code::ResourceExhausted, "/run/x"),
+            (limit(Errno::RANGE), Code::InvalidArgument, "cpuset.cpus"),
+            (limit(Errno::BUSY), Code::Internal, "cpuset.cpus"),
             (P::Joined(Arc::new(taken())), Code::AlreadyExists, "web"),
             (P::Internal("a defect"), Code::Internal, "defect"),
         ];
