@@ -25,7 +25,7 @@ pub fn traces(daemon: &Daemon, cgroup: &str) -> Traces {
         ("links", links),
         ("mounts", naming("/proc/self/mountinfo")),
         ("namespaces", names(&daemon.dir.join("netns"))),
-        ("cgroups", cgroups(cgroup)),
+        ("cgroups", below(cgroup)),
         ("processes", processes(cgroup)),
         ("pods' files", names(&daemon.dir.join("state/pods"))),
         ("pods' copies", names(&daemon.dir.join("root/pods"))),
@@ -55,6 +55,12 @@ fn hierarchies() -> Vec<PathBuf> {
         .collect()
 }
 
+/// In how many hierarchies a cgroup is.
+pub fn hierarchies_of(cgroup: &str) -> usize {
+    let path = cgroup.trim_start_matches('/');
+    hierarchies().iter().filter(|top| top.join(path).is_dir()).count()
+}
+
 /// A cgroup's directory in the hierarchy of a controller.
 pub fn controller(name: &str, cgroup: &str) -> PathBuf {
     let top = Path::new("/sys/fs/cgroup");
@@ -63,7 +69,8 @@ pub fn controller(name: &str, cgroup: &str) -> PathBuf {
     top.join(cgroup.trim_start_matches('/'))
 }
 
-fn cgroups(parent: &str) -> Vec<String> {
+/// A cgroup and those in it, in every hierarchy.
+pub fn below(parent: &str) -> Vec<String> {
     let mut found = Vec::new();
     let tops = hierarchies().into_iter().map(|top| top.join(parent.trim_start_matches('/')));
     let mut dirs: Vec<PathBuf> = tops.filter(|top| top.is_dir()).collect();

@@ -9,6 +9,7 @@ mod hostile;
 mod images;
 mod input;
 mod layers;
+mod start;
 mod state;
 
 use std::process::ExitCode;
@@ -18,8 +19,14 @@ use libtest_mimic::Arguments;
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let tokio = tokio::runtime::Runtime::new().expect("threads can be started");
-    let groups =
-        [input::group(), layers::group(), images::group(), hostile::group(), state::group()];
+    let groups = [
+        input::group(),
+        layers::group(),
+        images::group(),
+        hostile::group(),
+        start::group(),
+        state::group(),
+    ];
     let trials = groups.into_iter().flat_map(|group| group.trials(tokio.handle())).collect();
     // A group's daemon ends here, with the last trial that holds it.
     libtest_mimic::run(&arguments, trials).exit_code()
