@@ -210,7 +210,7 @@ pub(super) static TABLE: [(&str, [i32; 5]); 485] = [
     ("lstat", [6, 107, 6, NONE, 107]),
     ("lstat64", [NONE, 196, NONE, NONE, 196]),
     ("madvise", [28, 219, 28, 233, 220]),
-    ("map_shadow_stack", [453, 453, 453, 453, 453]),
+    ("map_shadow_stack", [453, 453, NONE, 453, 453]),
     ("mbind", [237, 274, 237, 235, 319]),
     ("membarrier", [324, 375, 324, 283, 389]),
     ("memfd_create", [319, 356, 319, 279, 385]),
