@@ -16,10 +16,12 @@
 //! of its heap, and would wait for ever for what another thread had locked.
 
 mod child;
+mod descriptors;
 mod enter;
 mod entry;
 mod hidden;
 mod identity;
+mod limits;
 mod memory;
 mod node;
 mod path;
@@ -29,8 +31,6 @@ mod terminal;
 mod tree;
 mod user;
 
-use std::fs;
-use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
@@ -40,7 +40,6 @@ use rustix::process::{
 use rustix::thread::ThreadNameSpaceType;
 use sys::clone::{Birth, clone, has_one_thread};
 use sys::fork::Child;
-use sys::limit::{self, Limit};
 
 use self::report::Report;
 use crate::failure::{During, Failure, Step};
@@ -79,6 +78,8 @@ enum Stage {
 pub enum Progress {
     /// Nothing new: poll again.
     Pending,
+    /// All is assembled, and it has halted as its launch asks, until [`Spawning::release`].
+    Assembled,
     /// All is done but execve(2). From now on the process is the caller's to reap, whatever
     /// becomes of it.
     Waiting(Waiting),
@@ -101,6 +102,13 @@ pub struct Waiting {
     pub terminal: Option<OwnedFd>,
     /// Limits that the kernel refused and that were left as near to it as it allows.
     pub refused: Vec<Failure>,
+}
+
+/// What a process behind a [`Gate`](crate::plan::Gate) has written to its word; none where that is
+/// no failure.
+#[must_use]
+pub fn read_word(word: &[u8]) -> Option<Failure> {
+    report::read_word(word)
 }
 
 /// Starts making a container's first process. It stops before execve(2) until
@@ -203,6 +211,18 @@ impl Spawning {
         self.first.pid
     }
 
+    /// The container's process, as far as it is known; before it is born, the one that makes it.
+    #[must_use]
+    pub fn init(&self) -> &Child {
+        self.born.as_ref().unwrap_or(&self.first)
+    }
+
+    /// The process that was cloned, which is in the container's mount namespace from the beginning.
+    #[must_use]
+    pub fn maker(&self) -> &Child {
+        &self.first
+    }
+
     /// Takes what has happened since, without waiting. Call it whenever the descriptor is readable,
     /// until [`Progress::Done`]. A process that was handed out may be seen to end before its
     /// [`Progress::Failed`] is read: drain this first.
@@ -217,6 +237,7 @@ impl Spawning {
                     Err(errno) => return self.fail(Failure::new(Step::Report, errno)),
                 },
                 Ok(Report::Terminal(master)) => self.terminal = Some(master),
+                Ok(Report::Assembled) => return Progress::Assembled,
                 Ok(Report::Waiting) if self.stage == Stage::Assembling => {
                     return self.hand_out().unwrap_or_else(|failure| self.fail(failure));
                 }
@@ -233,7 +254,7 @@ impl Spawning {
         }
     }
 
-    /// Lets a waiting process go on into execve(2).
+    /// Lets a process go on that has halted, or waits before execve(2).
     ///
     /// # Errors
     /// `EPIPE` where it has ended meanwhile.
@@ -250,7 +271,7 @@ impl Spawning {
 
     fn hand_out(&mut self) -> Result<Progress, Failure> {
         let child = self.born.as_ref().unwrap_or(&self.first);
-        let refused = apply(&self.limits, child.pid);
+        let refused = limits::apply(&self.limits, child.pid);
         let pidfd = child.pidfd.try_clone();
         let pidfd = pidfd.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE));
         let waiting = Waiting {
@@ -304,30 +325,4 @@ impl Drop for Spawning {
             self.kill();
         }
     }
-}
-
-/// Sets limits of a process from outside. What takes CAP_SYS_RESOURCE and is refused is left as
-/// near as the kernel allows, and named.
-fn apply(limits: &Limits, pid: Pid) -> Vec<Failure> {
-    let mut refused = Vec::new();
-    for rlimit in &limits.rlimits {
-        let wanted = Limit { soft: rlimit.soft.min(rlimit.hard), hard: rlimit.hard };
-        let Err(errno) = limit::set(pid, rlimit.resource, wanted) else { continue };
-        let allowed = limit::get(pid, rlimit.resource)
-            .map(|now| Limit { soft: wanted.soft.min(now.hard), hard: wanted.hard.min(now.hard) });
-        let _still_refused = allowed.and_then(|limit| limit::set(pid, rlimit.resource, limit));
-        refused.push(Failure::of(Step::Rlimit, rlimit.resource.to_string(), errno));
-    }
-    if let Some(adjustment) = limits.oom_score_adj {
-        let path = format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero());
-        let written = fs::OpenOptions::new()
-            .write(true)
-            .open(path)
-            .and_then(|mut file| file.write_all(adjustment.to_string().as_bytes()));
-        if let Err(error) = written {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            refused.push(Failure::of(Step::OomScoreAdj, adjustment.to_string(), errno));
-        }
-    }
-    refused
 }

@@ -55,6 +55,9 @@ pub struct Launch {
     /// What the keeper sets from outside before it lets the process go.
     #[serde(default)]
     pub limits: Limits,
+    /// What no keeper asks for.
+    #[serde(default)]
+    pub alone: Alone,
 }
 
 /// A process to start in a running container.
@@ -76,6 +79,42 @@ pub struct ExecLaunch {
     /// What the keeper sets from outside before it lets the process go.
     #[serde(default)]
     pub limits: Limits,
+    /// What no keeper asks for; a gate and a halt have no meaning here.
+    #[serde(default)]
+    pub alone: Alone,
+}
+
+/// What a container asks for that has no keeper: its maker goes away, shares descriptors with it,
+/// and runs programs of others while it is made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Alone {
+    /// Where it waits once its maker has let it go, so that another process can let it go on.
+    pub gate: Option<Gate>,
+    /// Whether it stops when all is assembled, before its root changes, until it is released.
+    pub halts: bool,
+    /// Where its root is attached before it becomes the root, by a path of the maker's own mount
+    /// namespace: programs that run at the halt know it by that name. None is over `/`.
+    pub stage: Option<String>,
+    /// Files that it gets as descriptors 3, 4 and so on.
+    pub preserved: Vec<Handle>,
+    /// Whether it stays in its maker's session keyring.
+    pub keep_keyring: bool,
+}
+
+/// A gate that outlives the maker: two named pipes, each open for reading and writing. A process
+/// with any system call filter may read and write what it has open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gate {
+    /// It goes on when it reads [`Gate::GO`] here.
+    pub go: Handle,
+    /// It writes here why it could not execute its program; execve(2) closes it.
+    pub word: Handle,
+}
+
+impl Gate {
+    /// What the process waits to read.
+    pub const GO: u8 = b'G';
 }
 
 /// The namespaces of a container. A mount namespace of its own it has always.

@@ -35,6 +35,7 @@ mod table;
 pub use cgroups::CgroupView;
 pub use error::Error;
 pub use overlay::{Overlay, OverlayWay, probe};
+pub use process::CAPABILITIES;
 pub use source::Source;
 pub use table::sealed;
 
@@ -49,8 +50,8 @@ use self::mounts::Mounts;
 use self::options::MountOptions;
 use self::table::Table;
 use crate::plan::{
-    ExecLaunch, ExecPlan, Handle, Launch, Namespace, Placement, Plan, Propagation, PropagationKind,
-    Root, Seccomp, Stdio, UserNamespace, Window,
+    Alone, ExecLaunch, ExecPlan, Handle, Launch, Namespace, Placement, Plan, Propagation,
+    PropagationKind, Root, Seccomp, Stdio, UserNamespace, Window,
 };
 
 /// What a container needs beside its spec.
@@ -88,7 +89,8 @@ pub enum RootSource<'a> {
         /// overlay is volatile.
         writable: &'a Path,
     },
-    /// A directory of the host, as it is.
+    /// A directory of the host with all that is mounted below, as it is. What the container mounts
+    /// there does not reach the host.
     Directory(&'a Path),
 }
 
@@ -149,7 +151,7 @@ pub fn prepare(spec: &Spec, inputs: Inputs<'_>) -> Result<Prepared<Launch>, Erro
     // Last, because a writable layer can be mounted only once: a mistake found after it costs more.
     let root = root(spec, linux, &inputs, mapping, &mut table)?;
 
-    let own_uts = namespaces.uts == Namespace::New;
+    let own_uts = namespaces.uts != Namespace::Inherit;
     let plan = Plan {
         root,
         mounts,
@@ -169,6 +171,7 @@ pub fn prepare(spec: &Spec, inputs: Inputs<'_>) -> Result<Prepared<Launch>, Erro
         cgroup: placement(inputs.cgroup, &mut table),
         stdio: stdio(inputs.stdio, &mut table),
         limits,
+        alone: Alone::default(),
     };
     Ok(Prepared { launch, descriptors: table.into_descriptors() })
 }
@@ -176,8 +179,8 @@ pub fn prepare(spec: &Spec, inputs: Inputs<'_>) -> Result<Prepared<Launch>, Erro
 /// What a process in a running container needs beside the container's spec.
 #[derive(Debug)]
 pub struct ExecInputs<'a> {
-    /// The program and its arguments.
-    pub args: &'a [String],
+    /// The process; [`exec_process`] is what it usually is.
+    pub process: &'a Process,
     /// The container's init.
     pub init: OwnedFd,
     /// The container's user namespace, where its spec names one without a path.
@@ -190,38 +193,56 @@ pub struct ExecInputs<'a> {
     pub seccomp: Option<Filter<'a>>,
 }
 
-/// Prepares a process in a running container: user, privileges, limits and environment are those of
-/// the container's own process; on a terminal `TERM` is set.
+/// The process that runs `args` in a running container: user, privileges, limits and environment are
+/// those of the container's own process; on a terminal `TERM` is set.
+///
+/// # Errors
+/// A spec without a process.
+pub fn exec_process(spec: &Spec, args: &[String], terminal: bool) -> Result<Process, Error> {
+    let mut wanted = process_of(spec)?.clone();
+    wanted.set_args(Some(args.to_vec()));
+    if terminal {
+        let mut env = wanted.env().clone().unwrap_or_default();
+        env.retain(|entry| !entry.starts_with("TERM="));
+        env.push("TERM=xterm".to_owned());
+        wanted.set_env(Some(env));
+    }
+    Ok(wanted)
+}
+
+/// Prepares a process in a running container.
 ///
 /// # Errors
 /// [`Error`] names the path or the field of the spec.
 pub fn prepare_exec(spec: &Spec, exec: ExecInputs<'_>) -> Result<Prepared<ExecLaunch>, Error> {
-    let base = process_of(spec)?;
     let mut table = Table::default();
     let user = match spec.linux() {
         Some(linux) => namespaces::user_namespace(linux, exec.user_namespace, &mut table)?,
         None => None,
     };
-    let mut wanted = base.clone();
-    wanted.set_args(Some(exec.args.to_vec()));
-    if matches!(exec.stdio, StdioSource::Terminal(_)) {
-        let mut env = base.env().clone().unwrap_or_default();
-        env.retain(|entry| !entry.starts_with("TERM="));
-        env.push("TERM=xterm".to_owned());
-        wanted.set_env(Some(env));
-    }
     let seccomp = filter(exec.seccomp, &mut table)?;
-    let mut process = process::process(&wanted, seccomp)?;
-    process.affinity = process::exec_affinity(base)?;
+    let mut process = process::process(exec.process, seccomp)?;
+    process.affinity = process::exec_affinity(exec.process)?;
     let launch = ExecLaunch {
         plan: seal(&ExecPlan { process }, &mut table)?,
         init: table.add(exec.init),
         user,
         cgroup: placement(exec.cgroup, &mut table),
         stdio: stdio(exec.stdio, &mut table),
-        limits: process::limits(base)?,
+        limits: process::limits(exec.process)?,
+        alone: Alone::default(),
     };
     Ok(Prepared { launch, descriptors: table.into_descriptors() })
+}
+
+impl<L> Prepared<L> {
+    /// Adds a descriptor for a part of the message that is set by hand.
+    pub fn add(&mut self, descriptor: OwnedFd) -> Handle {
+        let mut table = Table::from(std::mem::take(&mut self.descriptors));
+        let handle = table.add(descriptor);
+        self.descriptors = table.into_descriptors();
+        handle
+    }
 }
 
 fn process_of(spec: &Spec) -> Result<&Process, Error> {
@@ -241,7 +262,7 @@ fn root(
             let overlay = Overlay { layers, writable: Some(writable), id_map, subdir: None };
             overlay.mount(inputs.overlay)?
         }
-        RootSource::Directory(path) => source::clone_plain(path)?,
+        RootSource::Directory(path) => source::clone_root(path)?,
     };
     Ok(Root {
         mount: table.add(mount),

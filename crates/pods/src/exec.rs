@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cgroup::Cgroup;
 use executor::plan::Window;
-use executor::prepare::{ExecInputs, StdioSource, prepare_exec};
+use executor::prepare::{ExecInputs, StdioSource, exec_process, prepare_exec};
 use model::Signal;
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -121,16 +121,18 @@ impl Shared {
         let cgroup = scope.as_ref().unwrap_or(&live.cgroup);
         let attachment = cgroup.attachment().map_err(failed("opened"))?;
         let init = live.pidfd.try_clone().map_err(|_| Error::Internal("no descriptor is free"))?;
+        let failed = |source| Error::Prepare { container: container.id.clone(), source };
+        let terminal = matches!(stdio, StdioSource::Terminal(_));
+        let process = exec_process(&live.spec, command, terminal).map_err(failed)?;
         let inputs = ExecInputs {
-            args: command,
+            process: &process,
             init,
             user_namespace: user_namespace.as_deref().map(std::os::fd::AsFd::as_fd),
             cgroup: Some(attachment),
             stdio,
             seccomp: live.filter.as_ref().map(|filter| filter.borrow()),
         };
-        let prepared = prepare_exec(&live.spec, inputs)
-            .map_err(|source| Error::Prepare { container: container.id.clone(), source })?;
+        let prepared = prepare_exec(&live.spec, inputs).map_err(failed)?;
         let executed = keeper.exec(&container.id, prepared.launch, prepared.descriptors).await;
         match executed {
             Ok(process) => Ok(Execution { process, scope, ended: false }),

@@ -236,6 +236,19 @@ pub unsafe fn close_from(first: u32) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) })
 }
 
+/// Closes the descriptors from `first` to `last`, whoever believes to own them.
+///
+/// # Safety
+/// As for [`close_from`].
+///
+/// # Errors
+/// What close_range(2) says.
+#[expect(unsafe_code, reason = "it closes descriptors that have owners")]
+pub unsafe fn close_span(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: closes descriptors only, and the caller has promised that nobody misses them.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })
+}
+
 /// Closes the copy that a process made by [`clone`] has of a descriptor of its maker's.
 ///
 /// # Safety
@@ -246,7 +259,8 @@ pub unsafe fn close_copy(file: &OwnedFd) {
     unsafe { io::close(file.as_raw_fd()) }
 }
 
-/// Gives a file the descriptor `number`, close-on-exec, in place of whatever had it.
+/// Gives a file the descriptor `number` in place of whatever had it. The next program gets it if
+/// `inherited`.
 ///
 /// # Safety
 /// No owner of descriptor `number` is used or dropped any more.
@@ -254,9 +268,10 @@ pub unsafe fn close_copy(file: &OwnedFd) {
 /// # Errors
 /// What dup3(2) says: `EINVAL` where the file has that number already.
 #[expect(unsafe_code, reason = "it closes a descriptor that may have an owner")]
-pub unsafe fn renumber(file: BorrowedFd<'_>, number: u32) -> io::Result<()> {
+pub unsafe fn renumber(file: BorrowedFd<'_>, number: u32, inherited: bool) -> io::Result<()> {
+    let flags = if inherited { 0 } else { libc::O_CLOEXEC };
     // SAFETY: replaces one descriptor, and the caller has promised that nobody misses it.
-    check(unsafe { libc::syscall(libc::SYS_dup3, file.as_raw_fd(), number, libc::O_CLOEXEC) })
+    check(unsafe { libc::syscall(libc::SYS_dup3, file.as_raw_fd(), number, flags) })
 }
 
 fn pid_of(result: c_long) -> io::Result<Pid> {

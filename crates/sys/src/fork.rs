@@ -2,7 +2,7 @@
 //! child does next.
 
 use std::ffi::CStr;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::{self, Errno};
 use rustix::process::{Pid, Signal};
@@ -81,6 +81,21 @@ fn close_range(first: u32, last: u32) {
     unsafe {
         libc::syscall(libc::SYS_close_range, first, last, 0);
     }
+}
+
+/// A copy, close-on-exec, of a descriptor that this process was started with and that is known by
+/// its number alone.
+///
+/// # Errors
+/// `EBADF` where there is none of that number.
+pub fn inherited(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes integers, and copies whatever the number means.
+    #[expect(unsafe_code, reason = "the descriptor is known by its number")]
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    clone::check(copy.into())?;
+    // SAFETY: the kernel has just returned this number as a new descriptor of ours.
+    #[expect(unsafe_code, reason = "a new descriptor gets its owner")]
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 /// Ignores a signal. An ignored SIGCHLD lets the kernel reap children by itself.

@@ -24,7 +24,8 @@ use serde::de::DeserializeOwned;
 use sys::clone::start_session;
 use sys::namespace::{enter, unshare};
 
-use super::entry::{Entry, close_descriptors, prologue};
+use super::descriptors::Kept;
+use super::entry::{Entry, prologue};
 use super::identity::{Lock, assume, assume_root, write};
 use super::memory::share_only;
 use super::path::Owner;
@@ -33,7 +34,8 @@ use super::tree::{Processes, Tree};
 use super::{node, report, user};
 use crate::failure::{During, Failure, Step};
 use crate::plan::{
-    Create, Handle, IdRange, Launch, Namespace, Placement, Plan, Process, Stdio, UserNamespace,
+    Alone, Create, Handle, IdRange, Launch, Namespace, Placement, Plan, Process, Stdio,
+    UserNamespace,
 };
 
 /// What every process of a launch works with.
@@ -167,7 +169,7 @@ pub(super) fn assemble<'a>(
 ) -> Result<Streams<'a>, Failure> {
     let &Context { launch, plan, table, procfs, .. } = context;
     let owner = outside(launch.user.as_ref(), 0, 0)?;
-    let mut tree = Tree::begin(plan, table, owner)?;
+    let mut tree = Tree::begin(plan, launch.alone.stage.as_deref(), table, owner)?;
     let below = tree.below();
     for mount in &plan.mounts {
         tree.mount(mount, processes)?;
@@ -197,9 +199,18 @@ pub(super) fn assemble<'a>(
     let cwd = &plan.process.cwd;
     below.find_or_make(cwd, Create::Directory).during_of(Step::MakeWorkingDirectory, cwd)?;
     tree.hide(plan)?;
+    if launch.alone.halts {
+        halt(context.report.as_fd()).during(Step::Report)?;
+    }
     tree.close(&plan.root)?;
     tree.enter(&plan.root)?;
     Ok(streams)
+}
+
+/// Waits while the maker runs others' programs.
+fn halt(report: BorrowedFd<'_>) -> io::Result<()> {
+    report::assembled(report)?;
+    if report::wait(report) { Ok(()) } else { Err(Errno::PIPE) }
 }
 
 fn name_host(plan: &Plan) -> Result<(), Failure> {
@@ -273,11 +284,12 @@ pub(super) fn depart(
     install(streams).during(Step::Stdio)?;
     let terminal = matches!(streams, Streams::Terminal(_));
     start_session(terminal, 0).during(Step::Session)?;
-    assume(process, context.procfs)?;
+    let alone = &context.launch.alone;
+    assume(process, alone.keep_keyring, context.procfs)?;
     let lock = Lock::of(process, context.table, &[])?;
-    let entry = Entry::lay_out(process, terminal, 0)?;
-    let executable = executable(process, context.table)?;
-    close_descriptors(context.report, executable).during(Step::Stdio)?;
+    let entry = Entry::lay_out(process, alone, terminal, 0)?;
+    let kept = Kept::of(process, alone, context.report, context.table)?;
+    kept.close_others().during(Step::Stdio)?;
     entry.depart(&lock)
 }
 
@@ -287,34 +299,28 @@ pub(super) fn send(
     streams: &Streams<'_>,
     context: &Context<'_>,
 ) -> Result<(), Failure> {
-    let Context { table, report, procfs, .. } = *context;
-    dispatch(process, streams, table, report, procfs)
+    let Context { launch, table, report, procfs, .. } = *context;
+    dispatch(process, &launch.alone, streams, table, report, procfs)
 }
 
 /// [`send`] for a process that has no launch.
 pub(super) fn dispatch(
     process: &Process,
+    alone: &Alone,
     streams: &Streams<'_>,
     table: &[OwnedFd],
     report: &OwnedFd,
     procfs: BorrowedFd<'_>,
 ) -> Result<(), Failure> {
     install(streams).during(Step::Stdio)?;
-    assume(process, procfs)?;
+    assume(process, alone.keep_keyring, procfs)?;
     let mark = random().during(Step::Memory)?;
     let lock = Lock::of(process, table, &prologue(mark))?;
-    let entry = Entry::lay_out(process, matches!(streams, Streams::Terminal(_)), mark)?;
+    let entry = Entry::lay_out(process, alone, matches!(streams, Streams::Terminal(_)), mark)?;
     share_only(entry.span(), procfs).during(Step::Memory)?;
-    let executable = executable(process, table)?;
-    close_descriptors(report, executable).during(Step::Stdio)?;
+    let kept = Kept::of(process, alone, report, table)?;
+    kept.close_others().during(Step::Stdio)?;
     entry.send(&lock)
-}
-
-fn executable<'a>(
-    process: &Process,
-    table: &'a [OwnedFd],
-) -> Result<Option<BorrowedFd<'a>>, Failure> {
-    process.executable.map(|handle| handle.of(table).during(Step::Execute)).transpose()
 }
 
 fn install(streams: &Streams<'_>) -> io::Result<()> {

@@ -56,5 +56,5 @@ pub(super) fn run(launch: &ExecLaunch, table: &[OwnedFd], report: &OwnedFd) -> R
         (Stdio::Files(_), Some(files)) => Streams::Files(files),
         (Stdio::Files(_), None) => return Err(Failure::new(Step::Stdio, rustix::io::Errno::BADF)),
     };
-    dispatch(&process, &streams, table, report, procfs.as_fd())
+    dispatch(&process, &launch.alone, &streams, table, report, procfs.as_fd())
 }

@@ -9,29 +9,21 @@
 //! it but this mapping, a stack, the program's code, and the page of the thread's control block.
 
 use std::ffi::{CString, c_char, c_int, c_void};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
 
-use rustix::io::{self, Errno, fcntl_dupfd_cloexec};
-use sys::clone::{
-    Kin, SIBLING_FLAGS, clone_onto, close_from, execute, execute_file, exit, renumber,
-    start_session,
-};
+use rustix::io::Errno;
+use sys::clone::{Kin, SIBLING_FLAGS, clone_onto, execute, execute_file, exit, start_session};
 use sys::memory::Region;
 use sys::seccomp::Instruction;
 
+use super::descriptors::{Numbers, numbered};
 use super::identity::Lock;
 use super::report;
 use crate::failure::{During, Failure, Step};
-use crate::plan::Process;
+use crate::plan::{Alone, Process};
 
 /// Where a program is looked for in a container whose environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// The descriptor by which the process reports and is let go.
-const GATE: u32 = 3;
-/// The descriptor of a program that is executed without a name.
-const EXECUTABLE: u32 = 4;
 
 /// Enough for the calls below [`enter`], in unoptimised builds too.
 const STACK: usize = 64 * 1024;
@@ -49,8 +41,12 @@ pub(super) struct Entry {
     name_length: usize,
     /// Whether the program was looked for in PATH.
     searched: bool,
-    /// Whether it is the open file at [`EXECUTABLE`].
+    /// Whether it is an open file.
     by_descriptor: bool,
+    /// Whether it waits at a gate when its maker has let it go.
+    gated: bool,
+    /// What it has open.
+    numbers: Numbers,
     /// Whether standard input is its terminal.
     terminal: bool,
     /// What tells its own system calls from the container's.
@@ -63,6 +59,7 @@ impl Entry {
     /// Lays out the mapping for a process. Its address holds for ever.
     pub(super) fn lay_out(
         process: &Process,
+        alone: &Alone,
         terminal: bool,
         mark: usize,
     ) -> Result<&'static Self, Failure> {
@@ -117,6 +114,8 @@ impl Entry {
             name_length: name.len(),
             searched,
             by_descriptor: process.executable.is_some(),
+            gated: alone.gate.is_some(),
+            numbers: Numbers::of(alone),
             terminal,
             mark,
             length: region_length,
@@ -151,20 +150,19 @@ impl Entry {
     /// Says that it waits, waits, closes the lock, executes. The process becomes the program, or
     /// ends.
     pub(super) fn depart(&self, lock: &Lock) -> ! {
-        let gate = gate();
-        if report::waiting(gate).is_err() {
+        if report::waiting(numbered(self.numbers.report)).is_err() {
             exit(1);
         }
-        self.pass(gate, || lock.close())
+        self.pass(|| lock.close())
     }
 
     /// Makes the process that departs: a sibling in the PID namespace that was joined for children,
     /// with nothing of the caller's memory. The caller ends.
     /// [`Entry::span`] is all of its memory that has not been withheld.
     pub(super) fn send(&'static self, lock: &Lock) -> ! {
-        let gate = gate();
+        let maker = numbered(self.numbers.report);
         if let Err((step, errno)) = lock.close() {
-            report::failed(gate, step, b"", errno);
+            report::failed(maker, step, b"", errno);
             exit(1);
         }
         let argument = ptr::from_ref(self).cast_mut().cast::<c_void>();
@@ -174,29 +172,38 @@ impl Entry {
         #[expect(unsafe_code, reason = "the process runs on a stack of its own")]
         let born = unsafe { clone_onto(Kin::Sibling, top, enter, argument, self.mark) };
         let told = born
-            .map_err(|errno| report::failed(gate, Step::Clone, b"", errno))
-            .map(|pid| report::born(gate, pid).and_then(|()| report::waiting(gate)));
+            .map_err(|errno| report::failed(maker, Step::Clone, b"", errno))
+            .map(|pid| report::born(maker, pid).and_then(|()| report::waiting(maker)));
         exit(if matches!(told, Ok(Ok(()))) { 0 } else { 1 })
     }
 
-    /// Waits at the gate and executes. Uses no heap.
-    fn pass(&self, gate: BorrowedFd<'_>, last: impl FnOnce() -> Result<(), (Step, Errno)>) -> ! {
-        if !report::wait(gate) {
-            // The keeper is gone, or has thought better of it.
+    /// Waits to be let go, and executes. Uses no heap.
+    fn pass(&self, last: impl FnOnce() -> Result<(), (Step, Errno)>) -> ! {
+        let maker = numbered(self.numbers.report);
+        if !report::wait(maker) {
+            // The maker is gone, or has thought better of it.
             exit(1);
         }
+        let listener = if self.gated {
+            if !report::wait(numbered(self.numbers.go)) {
+                exit(1);
+            }
+            numbered(self.numbers.word)
+        } else {
+            maker
+        };
         if let Err((step, errno)) = last() {
-            report::failed(gate, step, b"", errno);
+            report::failed(listener, step, b"", errno);
             exit(1);
         }
         let (step, errno) = self.execute();
-        report::failed(gate, step, self.name(), errno);
+        report::failed(listener, step, self.name(), errno);
         exit(1)
     }
 
     fn execute(&self) -> (Step, Errno) {
         if self.by_descriptor {
-            let file = numbered(EXECUTABLE);
+            let file = numbered(self.numbers.executable);
             // SAFETY: the arrays are as `lay_out` made them.
             #[expect(unsafe_code, reason = "execveat(2) takes pointers")]
             return (Step::Execute, unsafe {
@@ -235,9 +242,7 @@ extern "C" fn enter(entry: *mut c_void) -> c_int {
     // SAFETY: `send` passes an Entry in a mapping that this process has a copy of.
     #[expect(unsafe_code, reason = "clone(2) passes a pointer")]
     let entry = unsafe { &*entry.cast::<Entry>() };
-    entry.pass(gate(), || {
-        start_session(entry.terminal, entry.mark).map_err(|errno| (Step::Session, errno))
-    })
+    entry.pass(|| start_session(entry.terminal, entry.mark).map_err(|errno| (Step::Session, errno)))
 }
 
 /// The ways to `name`, and whether it was looked for in the PATH of `environment`.
@@ -252,51 +257,6 @@ fn candidates(name: &str, environment: &[String]) -> (Vec<String>, bool) {
         directory => format!("{}/{name}", directory.trim_end_matches('/')),
     });
     (ways.collect(), true)
-}
-
-/// Closes every descriptor but the standard streams, the report's (at [`GATE`]) and the program's.
-/// Whatever owned one must not be used or dropped after this.
-pub(super) fn close_descriptors(
-    report: &OwnedFd,
-    executable: Option<BorrowedFd<'_>>,
-) -> io::Result<()> {
-    const HIGH: RawFd = 8;
-    let gate = fcntl_dupfd_cloexec(report, HIGH)?;
-    let executable = executable.map(|file| fcntl_dupfd_cloexec(file, HIGH)).transpose()?;
-    // SAFETY: nothing returns from here but into the last stretch, which knows descriptors by their
-    // numbers and ends the process without running a destructor.
-    #[expect(unsafe_code, reason = "descriptors have owners")]
-    unsafe {
-        renumber(gate.as_fd(), GATE)?;
-    }
-    let mut first = GATE + 1;
-    if let Some(executable) = &executable {
-        // SAFETY: as above.
-        #[expect(unsafe_code, reason = "descriptors have owners")]
-        unsafe {
-            renumber(executable.as_fd(), EXECUTABLE)?;
-        }
-        first = EXECUTABLE + 1;
-    }
-    std::mem::forget((gate, executable));
-    // SAFETY: as above.
-    #[expect(unsafe_code, reason = "descriptors have owners")]
-    unsafe {
-        close_from(first)
-    }
-}
-
-/// The report's descriptor, after [`close_descriptors`].
-pub(super) fn gate() -> BorrowedFd<'static> {
-    numbered(GATE)
-}
-
-fn numbered(number: u32) -> BorrowedFd<'static> {
-    // SAFETY: after `close_descriptors` the number means its file until the process ends.
-    #[expect(unsafe_code, reason = "the descriptor is known by its number")]
-    unsafe {
-        BorrowedFd::borrow_raw(number as RawFd)
-    }
 }
 
 /// What goes before a filter that is loaded ahead of [`Entry::send`]: it lets through, whatever the

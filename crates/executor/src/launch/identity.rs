@@ -21,8 +21,12 @@ use crate::plan::{Capabilities, Process};
 /// Makes the calling process what `process` says, [`Lock`] excepted. It keeps the capabilities that
 /// it had, so that loading a filter and giving them up can come last. `procfs` is the keeper's: in
 /// the container's own, labels could be written to something else (CVE-2019-16884).
-pub(super) fn assume(process: &Process, procfs: BorrowedFd<'_>) -> Result<(), Failure> {
-    match sys::keyring::join_new_session() {
+pub(super) fn assume(
+    process: &Process,
+    keep_keyring: bool,
+    procfs: BorrowedFd<'_>,
+) -> Result<(), Failure> {
+    match if keep_keyring { Ok(()) } else { sys::keyring::join_new_session() } {
         // A user with too many keys, a kernel without any: the process has its parent's, empty.
         Ok(()) | Err(Errno::NOSYS | Errno::DQUOT) => {}
         Err(errno) => return Err(Failure::new(Step::Keyring, errno)),

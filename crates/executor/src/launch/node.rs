@@ -66,7 +66,9 @@ fn make(below: &Below<'_>, path: &str, node: &Node) -> io::Result<()> {
 pub(super) fn link(below: &Below<'_>, link: &Link) -> Result<(), Failure> {
     let make = || {
         let Place { parent, name } = below.place(&link.path)?.ok_or(Errno::EXIST)?;
-        symlinkat(link.target.as_str(), &parent, OsStr::from_bytes(&name))
+        let name = OsStr::from_bytes(&name);
+        symlinkat(link.target.as_str(), &parent, name)?;
+        below.give(parent.as_fd(), name)
     };
     match make() {
         Err(Errno::EXIST) => Ok(()),

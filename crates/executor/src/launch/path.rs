@@ -103,6 +103,13 @@ impl<'fd> Below<'fd> {
     }
 }
 
+impl Below<'_> {
+    /// Gives what was made to the owner of all that is.
+    pub(super) fn give(&self, directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+        chown(directory, name, self.owner)
+    }
+}
+
 /// A way from the root downwards.
 struct Walk<'a, 'fd> {
     below: &'a Below<'fd>,

@@ -36,7 +36,7 @@ use sys::mount::{MountChange, mount_setattr};
 use sys::namespace::{enter, pid_namespace, unshare};
 
 use super::child::open_procfs;
-use super::entry::{close_descriptors, gate};
+use super::descriptors::{FIRST, Kept, numbered};
 use super::memory::share_only;
 use super::path::{change_root, own_root};
 use super::report;
@@ -90,7 +90,7 @@ fn envoy(namespace: BorrowedFd<'_>, socket: &OwnedFd) -> io::Result<()> {
 
 fn send_exile(stack: &Region, socket: &OwnedFd) -> io::Result<()> {
     close_all_but(&[socket.as_fd()]);
-    close_descriptors(socket, None)?;
+    Kept::only(socket.as_fd()).close_others()?;
     let top = stack.start().as_ptr().wrapping_byte_add(stack.length());
     let top = NonNull::new(top).ok_or(Errno::NOMEM)?;
     // SAFETY: the mapping is used for nothing but this stack, and `exile` takes no argument.
@@ -102,7 +102,7 @@ fn send_exile(stack: &Region, socket: &OwnedFd) -> io::Result<()> {
 /// Uses no heap.
 extern "C" fn exile(_: *mut c_void) -> c_int {
     let sent = fsopen(c"proc", FsOpenFlags::FSOPEN_CLOEXEC)
-        .and_then(|context| report::send_file(gate(), b'P', context.as_fd()));
+        .and_then(|context| report::send_file(numbered(FIRST), b'P', context.as_fd()));
     c_int::from(sent.is_err())
 }
 

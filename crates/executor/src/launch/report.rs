@@ -20,12 +20,14 @@ use rustix::process::Pid;
 use rustix::{cmsg_space, fs};
 
 use crate::failure::{Failure, Step, errno_of};
+use crate::plan::Gate;
 
 const BORN: u8 = b'B';
 const WAITING: u8 = b'W';
 const TERMINAL: u8 = b'T';
+const ASSEMBLED: u8 = b'A';
 const FAILED: u8 = b'F';
-const GO: u8 = b'G';
+const GO: u8 = Gate::GO;
 
 /// The longest message; a longer target is cut.
 pub(super) const MESSAGE_MAX: usize = 512;
@@ -35,6 +37,8 @@ pub(super) const MESSAGE_MAX: usize = 512;
 pub(super) enum Report {
     /// The container's process is this one, and not the first.
     Born(Pid),
+    /// All is assembled, and it waits to change its root.
+    Assembled,
     /// All is done but execve(2).
     Waiting,
     /// The other end of the terminal.
@@ -78,6 +82,7 @@ pub(super) fn read(socket: BorrowedFd<'_>, first: Pid) -> io::Result<Report> {
         let report = match bytes[..message.bytes].split_first() {
             None => Some(Report::End),
             Some((&BORN, rest)) if sender == Some(first) => pid(rest).map(Report::Born),
+            Some((&ASSEMBLED, _)) => Some(Report::Assembled),
             Some((&WAITING, _)) => Some(Report::Waiting),
             Some((&TERMINAL, _)) => file.map(Report::Terminal),
             Some((&FAILED, rest)) => failure(rest).map(Report::Failed),
@@ -86,6 +91,14 @@ pub(super) fn read(socket: BorrowedFd<'_>, first: Pid) -> io::Result<Report> {
         if let Some(report) = report {
             return Ok(report);
         }
+    }
+}
+
+/// Reads what a process has written to its gate's word (see [`failed`]); none where it is no failure.
+pub(super) fn read_word(bytes: &[u8]) -> Option<Failure> {
+    match bytes.split_first() {
+        Some((&FAILED, rest)) => failure(rest),
+        _ => None,
     }
 }
 
@@ -117,6 +130,11 @@ pub(super) fn born(socket: BorrowedFd<'_>, pid: Pid) -> io::Result<()> {
     let mut message = [BORN; 5];
     message[1..].copy_from_slice(&pid.as_raw_nonzero().get().to_ne_bytes());
     write(socket, &message)
+}
+
+/// Says that all is assembled.
+pub(super) fn assembled(socket: BorrowedFd<'_>) -> io::Result<()> {
+    write(socket, &[ASSEMBLED])
 }
 
 /// Says that all is done but execve(2).

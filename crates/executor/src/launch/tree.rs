@@ -8,7 +8,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::CWD;
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid, chownat, openat};
 use rustix::io::{self, Errno};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
@@ -47,20 +47,33 @@ pub(super) struct Tree<'a> {
 
 impl<'a> Tree<'a> {
     /// Takes the mount namespace, a copy of the keeper's, and attaches the container's root there.
-    pub(super) fn begin(plan: &Plan, table: &'a [OwnedFd], owner: Owner) -> Result<Self, Failure> {
+    /// `stage` is where, if not over everything.
+    pub(super) fn begin(
+        plan: &Plan,
+        stage: Option<&str>,
+        table: &'a [OwnedFd],
+        owner: Owner,
+    ) -> Result<Self, Failure> {
         let private = MountChange {
             propagation: Some(MountPropagationFlags::PRIVATE),
             ..MountChange::default()
         };
         let old = own_root().during(Step::Root)?;
         mount_setattr(&old, true, &private).during_of(Step::Propagation, "/")?;
+        let place = match stage {
+            None => old,
+            Some(path) => {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                openat(CWD, path, flags, Mode::empty()).during_of(Step::Root, path)?
+            }
+        };
         let covers = if plan.masked_paths.is_empty() {
             None
         } else {
-            Some(Covers::attach(old.as_fd(), owner).during_of(Step::Mask, "/")?)
+            Some(Covers::attach(place.as_fd(), owner).during_of(Step::Mask, "/")?)
         };
         let root = plan.root.mount.of(table).during_of(Step::Handle, "the root")?;
-        attach_to(root, old.as_fd()).during(Step::Root)?;
+        attach_to(root, place.as_fd()).during(Step::Root)?;
         Ok(Self { root, table, owner, covers, late: Vec::new() })
     }
 
@@ -84,6 +97,7 @@ impl<'a> Tree<'a> {
             }
             Source::New(filesystem) => {
                 made = make(filesystem, processes, &mount.target)?;
+                self.give(&made, filesystem).during_of(Step::Filesystem, &mount.target)?;
                 (made.as_fd(), filesystem.kind == "tmpfs")
             }
             Source::PodShm => {
@@ -111,6 +125,16 @@ impl<'a> Tree<'a> {
             propagate(source, *propagation).during_of(Step::Propagation, &mount.target)?;
         }
         Ok(())
+    }
+
+    /// Gives the root of a new file system to the container's root; a tmpfs is told by parameters.
+    fn give(&self, mount: &OwnedFd, filesystem: &Filesystem) -> io::Result<()> {
+        let Owner { uid, gid } = self.owner;
+        if !["devpts", "mqueue"].contains(&filesystem.kind.as_str()) || (uid == 0 && gid == 0) {
+            return Ok(());
+        }
+        let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        chownat(mount, c"", uid, gid, AtFlags::EMPTY_PATH)
     }
 
     /// Covers what is to be hidden, and makes read-only what is to be.

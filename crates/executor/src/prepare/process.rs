@@ -10,8 +10,8 @@ use oci_spec::runtime::{
 use super::Error;
 use crate::plan::{Capabilities, Limits, Process, Rlimit, Scheduler, Seccomp};
 
-/// Capabilities by number (capabilities(7)).
-const CAPABILITIES: [&str; 41] = [
+/// Capabilities by number (capabilities(7)), without `CAP_`.
+pub const CAPABILITIES: [&str; 41] = [
     "CHOWN",
     "DAC_OVERRIDE",
     "DAC_READ_SEARCH",

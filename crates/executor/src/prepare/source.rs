@@ -169,6 +169,20 @@ pub(super) fn unescape(field: &str) -> std::ffi::OsString {
     std::ffi::OsString::from_vec(bytes)
 }
 
+/// A directory of the host as a root: with all that is mounted below, and cut off from the host's
+/// mount, which may be shared.
+pub(super) fn clone_root(path: &Path) -> Result<OwnedFd, Error> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    let tree = rustix::mount::open_tree(CWD, path, flags)
+        .map_err(Error::path("clone the mount of", path))?;
+    let private = MountPropagationFlags::PRIVATE;
+    let change = MountChange { propagation: Some(private), ..MountChange::default() };
+    mount_setattr(&tree, true, &change).map_err(Error::path("cut off from the host", path))?;
+    Ok(tree)
+}
+
 /// The device of the host at `path`, or a tree of the runtime's own, as it is.
 pub(super) fn clone_plain(path: &Path) -> Result<OwnedFd, Error> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;

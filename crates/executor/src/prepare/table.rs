@@ -12,6 +12,12 @@ use crate::plan::Handle;
 #[derive(Debug, Default)]
 pub(super) struct Table(Vec<OwnedFd>);
 
+impl From<Vec<OwnedFd>> for Table {
+    fn from(descriptors: Vec<OwnedFd>) -> Self {
+        Self(descriptors)
+    }
+}
+
 impl Table {
     pub(super) fn add(&mut self, descriptor: OwnedFd) -> Handle {
         self.0.push(descriptor);

@@ -8,9 +8,9 @@ use std::time::Instant;
 use executor::Failure;
 use executor::launch::{Progress, Spawning, Waiting, spawn, spawn_exec};
 use executor::plan::{
-    Attributes, Capabilities, Create, Device, ExecLaunch, ExecPlan, Filesystem, Handle, Launch,
-    Limits, Link, Mount, Namespace, Namespaces, Node, NodeKind, Placement, Plan, Process, Root,
-    Source, Stdio, UserNamespace,
+    Alone, Attributes, Capabilities, Create, Device, ExecLaunch, ExecPlan, Filesystem, Handle,
+    Launch, Limits, Link, Mount, Namespace, Namespaces, Node, NodeKind, Placement, Plan, Process,
+    Root, Source, Stdio, UserNamespace,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -140,6 +140,7 @@ impl Container {
             cgroup: self.cgroup,
             stdio,
             limits: self.limits,
+            alone: Alone::default(),
         };
         let begin = Instant::now();
         let spawning = spawn(&launch, self.table).unwrap();
@@ -211,7 +212,8 @@ pub(crate) fn exec_with(
     }
     let init = add(init.waiting.pidfd.try_clone().unwrap());
     let plan = add(sealed(&ExecPlan { process }));
-    let launch = ExecLaunch { plan, init, user, cgroup, stdio, limits: Limits::default() };
+    let alone = Alone::default();
+    let launch = ExecLaunch { plan, init, user, cgroup, stdio, limits: Limits::default(), alone };
     let begin = Instant::now();
     let spawning = spawn_exec(&launch, table).unwrap();
     Running { spawning, input, output, begin }
@@ -224,7 +226,7 @@ impl Running {
             let mut polled = [PollFd::new(&self.spawning, PollFlags::IN)];
             assert_ne!(poll(&mut polled, Some(&PATIENCE)).unwrap(), 0, "nothing happens");
             match self.spawning.advance() {
-                Progress::Pending => {}
+                Progress::Pending | Progress::Assembled => {}
                 other => return other,
             }
         }

@@ -24,6 +24,7 @@ pub(crate) const CASES: &[Case] = &[
     ("identity::a_bad_filter_is_an_error", bad_filter),
     ("identity::working_directories_are_checked", directories),
     ("identity::limits_come_from_outside", limits),
+    ("identity::limits_are_those_of_another_user", limits_of_another_user),
     ("identity::it_starts_in_its_cgroup_on_v2", cgroup_v2),
     ("identity::it_starts_in_its_cgroups_on_v1", cgroup_v1),
 ];
@@ -208,6 +209,27 @@ fn directories(stage: &mut Stage) {
     for (container, step, errno) in bad {
         let failure = container.fail();
         assert_eq!((failure.step, failure.errno), (step, errno));
+    }
+}
+
+/// Without CAP_SYS_RESOURCE only a process of the same user may lower a process's limits.
+fn limits_of_another_user(stage: &mut Stage) {
+    let mut container = Container::new(stage, "cat /proc/self/limits");
+    (container.plan.process.uid, container.plan.process.gid) = (1000, 1001);
+    let files = Rlimit { resource: 7, soft: 100, hard: 200 };
+    let cores = Rlimit { resource: 4, soft: 0, hard: 0 };
+    container.limits = Limits { oom_score_adj: None, rlimits: vec![files, cores] };
+    stage.keep();
+    let mut sets = rustix::thread::capabilities(None).unwrap();
+    let resource = rustix::thread::CapabilitySet::SYS_RESOURCE;
+    (sets.effective, sets.permitted) = (sets.effective - resource, sets.permitted - resource);
+    rustix::thread::set_capabilities(None, sets).unwrap();
+    let init = container.spawn().wait();
+    assert!(init.waiting.refused.is_empty(), "{:?}", init.waiting.refused);
+    let text = init.release().end().0;
+    for (name, values) in [("Max open files", ["100", "200"]), ("Max core file size", ["0", "0"])] {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        assert_eq!(line.split_whitespace().collect::<Vec<_>>()[..2], values);
     }
 }
 

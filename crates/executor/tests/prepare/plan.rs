@@ -10,7 +10,7 @@ use executor::plan::{
 };
 use executor::prepare::{
     CgroupView, Error, ExecInputs, Filter, Inputs, OverlayWay, Prepared, RootSource, StdioSource,
-    prepare, prepare_exec, probe, sealed,
+    exec_process, prepare, prepare_exec, probe, sealed,
 };
 use oci_spec::runtime::Spec;
 use rustix::fs::SealFlags;
@@ -286,10 +286,11 @@ fn an_exec_is_the_containers_process_with_other_arguments() {
         let spec: Spec = serde_json::from_value(plain(scratch)).unwrap();
         let args = ["ls".to_owned(), "-l".to_owned()];
         let window = Window { rows: 24, columns: 80 };
+        let process = exec_process(&spec, &args, true).unwrap();
         let prepared = prepare_exec(
             &spec,
             ExecInputs {
-                args: &args,
+                process: &process,
                 init: null(),
                 user_namespace: None,
                 cgroup: None,

@@ -156,6 +156,8 @@ impl Container {
                     self.spawning = Some(spawning);
                     return due;
                 }
+                // None of ours halts.
+                Progress::Assembled => {}
                 Progress::Waiting(waiting) => match self.take_init(waiting, poller) {
                     Ok(fds) => due.extend(self.answer(Ok(Reply::Created { pid: self.pid }), fds)),
                     Err(errno) => {

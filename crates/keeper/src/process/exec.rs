@@ -91,6 +91,8 @@ impl Exec {
                     self.spawning = Some(spawning);
                     return due;
                 }
+                // None of ours halts.
+                Progress::Assembled => {}
                 Progress::Waiting(waiting) => {
                     self.pid = waiting.pid.as_raw_nonzero().get().unsigned_abs();
                     let token = Token::new(Kind::ExecEnd, self.serial);

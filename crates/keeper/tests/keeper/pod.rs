@@ -249,6 +249,7 @@ fn launch(wish: &Wish<'_>, user: Option<&OwnedFd>) -> (Launch, Vec<OwnedFd>) {
         cgroup: Placement::Inherit,
         stdio: stdio(wish.terminal),
         limits: Limits::default(),
+        alone: executor::plan::Alone::default(),
     };
     (launch, table)
 }
@@ -274,6 +275,7 @@ pub(crate) fn exec_launch(
         cgroup: Placement::Inherit,
         stdio,
         limits: Limits::default(),
+        alone: executor::plan::Alone::default(),
     };
     (launch, table)
 }
