@@ -60,6 +60,26 @@ impl Cgroup {
         }
     }
 
+    /// Whether all of its processes stand by [`Cgroup::freeze`], or are about to. Where nothing can
+    /// freeze, nothing is frozen.
+    ///
+    /// # Errors
+    /// [`Error::Read`].
+    pub fn is_frozen(&self) -> Result<bool, Error> {
+        match self.hierarchy().layout() {
+            Layout::Unified(_) => {
+                let request = self.census()?.join("cgroup.freeze");
+                Ok(file::read_if_there(&request)?.is_some_and(|text| text.trim() == "1"))
+            }
+            Layout::Legacy(_) => match self.freezer_state() {
+                Ok(state) => {
+                    Ok(file::read_if_there(&state)?.is_some_and(|text| text.trim() != "THAWED"))
+                }
+                Err(_) => Ok(false),
+            },
+        }
+    }
+
     /// Sends SIGKILL to every process in it and in its children; none that they fork escapes. Does
     /// not wait for their end. A cgroup that is gone has none.
     ///
