@@ -1,6 +1,7 @@
 //! The steps, through the CRI socket alone.
 
 use std::fs;
+use std::io;
 use std::time::Duration;
 
 use cri_proto::runtime::v1 as cri;
@@ -23,7 +24,10 @@ struct Scene {
 /// Tells the story from the first step to the last.
 pub(crate) async fn tell(narrator: &Narrator, stage: &mut Stage) -> Result<(), Error> {
     let image = narrator.step("image assembled", async {
-        let image = Image::assemble().map_err(Error::io("assemble the image"))?;
+        // In a thread of its own: it is all processor time, and signals and spinner go on.
+        let assembled = tokio::task::spawn_blocking(Image::assemble).await;
+        let image = assembled.map_err(io::Error::other).flatten();
+        let image = image.map_err(Error::io("assemble the image"))?;
         let size =
             format!("minke's own binary and its libraries, {} MB", image.unpacked / 1_000_000);
         Ok::<_, Error>((image, size))
@@ -168,7 +172,7 @@ async fn fetch(scene: &Scene) -> Result<String, Error> {
         }
         last
     });
-    let fetched = fetching.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    let fetched = fetching.await.unwrap_or_else(|error| Err(io::Error::other(error)));
     fetched.map(|page| page.trim().to_owned()).map_err(Error::io("fetch the page"))
 }
 
