@@ -162,7 +162,7 @@ async fn start(
 async fn fetch(scene: &Scene) -> Result<String, Error> {
     let address = format!("{}:{}", scene.ip, guest::PORT);
     let fetching = tokio::task::spawn_blocking(move || {
-        let mut last = Err(std::io::Error::other("it was never asked"));
+        let mut last = Err(io::Error::other("it was never asked"));
         for _ in 0..100 {
             last = guest::fetch(&address);
             if last.is_ok() {
