@@ -1,6 +1,7 @@
 //! The one object behind the gRPC edge: what all operations share, and the questions that are
 //! answered from memory.
 
+use std::cmp::Reverse;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,7 +115,7 @@ impl Shared {
             let started = pod.view().state == model::PodState::Ready;
             push(pod.id.as_str(), EventKind::Created);
             push(pod.id.as_str(), if started { EventKind::Started } else { EventKind::Stopped });
-            for container in containers.iter() {
+            for container in containers.iter().rev() {
                 let id = container.id.as_str();
                 push(id, EventKind::Created);
                 match container.state {
@@ -128,10 +129,10 @@ impl Shared {
     }
 }
 
-/// The containers of a pod as they are now.
+/// The containers of a pod as they are now, newest first.
 fn views(pod: &Pod) -> Arc<[ContainerView]> {
     let spec = pod.spec();
-    pod.containers().iter().map(|container| container.view(Arc::clone(&spec))).collect()
+    pod.containers().iter().rev().map(|container| container.view(Arc::clone(&spec))).collect()
 }
 
 fn event(pod: &Pod, containers: Arc<[ContainerView]>, id: &str, kind: EventKind) -> Event {
@@ -147,9 +148,10 @@ impl Runtime {
         Ok(self.0.index.pod(id)?.view())
     }
 
-    /// The pods that the filter admits, by id; an unknown id admits none.
+    /// The pods that the filter admits, newest first; an unknown id admits none.
     pub fn pods(&self, filter: &PodFilter) -> Vec<PodView> {
-        let pods = self.0.index.pods(filter.id.as_deref());
+        let mut pods = self.0.index.pods(filter.id.as_deref());
+        pods.sort_by_key(|pod| Reverse(pod.created_at));
         pods.iter().filter(|pod| pod.matches(filter)).map(|pod| pod.view()).collect()
     }
 
@@ -161,7 +163,8 @@ impl Runtime {
         Ok(self.0.container_view(&*self.0.index.container(id)?))
     }
 
-    /// The containers that the filter admits, by id; an unknown id admits none.
+    /// The containers that the filter admits, newest first: of the attempts at one name, the kubelet
+    /// takes the first in a pod's status for the present one. An unknown id admits none.
     pub fn containers(&self, filter: &ContainerFilter) -> Vec<ContainerView> {
         let containers = self.0.filtered(filter);
         containers.iter().map(|container| self.0.container_view(container)).collect()
@@ -201,7 +204,7 @@ impl Runtime {
 }
 
 impl Shared {
-    /// The containers that a filter admits.
+    /// The containers that a filter admits, newest first.
     pub(crate) fn filtered(&self, filter: &ContainerFilter) -> Vec<Arc<Container>> {
         let pod = match filter.pod.as_deref().map(|id| self.index.pod(id)) {
             None => None,
@@ -212,6 +215,7 @@ impl Shared {
         containers.retain(|container| {
             pod.as_ref().is_none_or(|pod| *pod == container.pod) && container.matches(filter)
         });
+        containers.sort_by_key(|container| Reverse(container.created_at));
         containers
     }
 }

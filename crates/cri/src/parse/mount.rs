@@ -48,9 +48,8 @@ pub(super) fn mount(field: &str, mount: v1::Mount) -> Result<Mount, Invalid> {
     };
     let image = match image {
         Some(image) => Some(image_volume(field, image, image_sub_path, &host_path, readonly)?),
-        None if !image_sub_path.is_empty() => {
-            return Err(invalid(at("image_sub_path"), "has a meaning only with image"));
-        }
+        // The kubelet repeats the subPath of every mount in image_sub_path, and has applied it to
+        // host_path already.
         None => {
             absolute(&at("host_path"), &host_path)?;
             None
@@ -159,6 +158,8 @@ mod tests {
         assert_eq!(parsed.options, ["noexec", "nosuid"]);
         let given = v1::Mount { image_sub_path: "etc/apk".into(), ..of_image() };
         assert_eq!(mount("m", given).unwrap().image.unwrap().sub_path, "etc/apk");
+        let given = v1::Mount { image_sub_path: "x".into(), ..volume() };
+        assert_eq!(mount("m", given).unwrap(), mount("m", volume()).unwrap());
     }
 
     #[test]
@@ -170,7 +171,6 @@ mod tests {
             (v1::Mount { host_path: String::new(), ..volume() }, "host_path"),
             (v1::Mount { host_path: "srv".into(), ..volume() }, "host_path"),
             (v1::Mount { propagation: 3, ..volume() }, "propagation"),
-            (v1::Mount { image_sub_path: "x".into(), ..volume() }, "image_sub_path"),
             (
                 v1::Mount { readonly: false, recursive_read_only: true, ..volume() },
                 "recursive_read_only",

@@ -1,5 +1,4 @@
 use cri_proto::runtime::v1;
-use model::Timestamp;
 use pods::{ContainerFilter, PodFilter};
 
 use super::{Answers, batches};
@@ -56,7 +55,10 @@ impl Edge {
             status: Some(render::pod_status(&view)),
             info,
             containers_statuses: containers.iter().map(render::container_status).collect(),
-            timestamp: Timestamp::now().0,
+            // A kubelet of 1.37 with EventedPLEG that finds a moment here takes the statuses above for
+            // all it knows, and then runs init containers anew at each look: it has filled in nothing
+            // that says which of them are of this sandbox. Without it, it asks for each container.
+            timestamp: 0,
         })
     }
 
