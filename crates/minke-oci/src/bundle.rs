@@ -129,7 +129,11 @@ fn check(spec: Spec, refuse: &dyn Fn(&str, &str) -> Failure) -> Result<Spec, Fai
 
 fn check_linux(linux: &Linux, refuse: &dyn Fn(&str, &str) -> Failure) -> Result<(), Failure> {
     let seccomp = linux.seccomp().as_ref();
+    let memory = linux.resources().as_ref().and_then(|resources| resources.memory().as_ref());
     let unsupported = [
+        // Linux counts the kernel's memory with all other since 6.1.
+        ("linux.resources.memory.kernel", memory.is_some_and(|it| it.kernel().is_some())),
+        ("linux.resources.memory.kernelTCP", memory.is_some_and(|it| it.kernel_tcp().is_some())),
         ("linux.personality", linux.personality().is_some()),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.memoryPolicy", linux.memory_policy().is_some()),
@@ -325,6 +329,11 @@ mod tests {
                 serde_json::json!({ "kernel/panic": "1" }),
             ),
             ("linux.mountLabel", "/linux/mountLabel", serde_json::json!("a_label")),
+            (
+                "linux.resources.memory.kernel",
+                "/linux/resources",
+                serde_json::json!({ "memory": { "kernel": 4096 } }),
+            ),
             ("linux.intelRdt", "/linux/intelRdt", serde_json::json!({ "closID": "x" })),
             (
                 "linux.seccomp.listenerPath",
