@@ -15,6 +15,7 @@ on_clean_node() {
     return
   fi
   NODE_DIR=$(mktemp -d /tmp/minke-node-XXXXXX)
+  chmod 755 "$NODE_DIR" # runtimes enter it as the users of pods
   NODE_CGROUP=/$(basename "$NODE_DIR")
   export NODE_DIR NODE_CGROUP
   node_cgroups make
