@@ -17,7 +17,7 @@ killed_after() {
 remains() {
   minke list -q
   ls "$dir/minke"
-  find /sys/fs/cgroup -type d -path "*/$group/crash*"
+  find /sys/fs/cgroup -type d -path "*/$group/crash*" 2>/dev/null
   grep -l "^sleep.1000" /proc/[0-9]*/cmdline 2>/dev/null | while read -r file; do
     grep -q "/$group/crash" "${file%cmdline}cgroup" 2>/dev/null && echo "$file"
   done
