@@ -19,10 +19,14 @@ use crate::container::Container;
 use crate::create::random_bytes;
 use crate::error::Error;
 use crate::runtime::{Runtime, Shared};
+use crate::stats::blocking;
 use crate::view::ExecOutput;
 
 /// Both streams of an ExecSync together: a gRPC message holds 16 MiB, field headers included.
 const OUTPUT_MAX: usize = (16 << 20) - (64 << 10);
+
+/// How long the kernel may take to be rid of what was killed.
+const DYING: Duration = Duration::from_secs(2);
 
 impl Runtime {
     /// Runs a command in a container and collects its output, as much of it as an answer holds; what
@@ -43,17 +47,15 @@ impl Runtime {
             return Err(Error::Invalid { field: "cmd".into(), reason });
         }
         let container = self.0.index.container(id)?;
-        let run = self.0.collect(&container, &command, timeout.is_some());
-        match timeout {
-            None => run.await,
-            // Giving up drops the run, and with it everything that it has started.
-            Some(limit) => tokio::time::timeout(limit, run).await.unwrap_or_else(|_| {
-                Err(Error::DeadlineExceeded {
-                    what: format!("command {:?} in container {}", command, container.id),
-                    seconds: limit.as_secs(),
-                })
-            }),
-        }
+        // Killing belongs to the run: who is told that time is up finds nothing that still runs. Where
+        // that takes too long, too, dropping the run has it killed behind the answer.
+        let patience = timeout.map_or(Duration::MAX, |limit| limit.saturating_add(DYING));
+        let run = self.0.collect(&container, &command, timeout);
+        let output = tokio::time::timeout(patience, run).await.unwrap_or(Ok(None))?;
+        output.ok_or_else(|| Error::DeadlineExceeded {
+            what: format!("command {:?} in container {}", command, container.id),
+            seconds: timeout.unwrap_or_default().as_secs(),
+        })
     }
 }
 
@@ -71,6 +73,22 @@ impl Execution {
         let exit = self.process.exited().await?;
         self.ended = true;
         Ok(exit.code)
+    }
+
+    /// Kills all that the command has started; returns when it is gone.
+    async fn kill(mut self) {
+        // ESRCH is what was wanted.
+        let _ = sys::pidfd::send_signal(&self.process.pidfd, Signal::KILL.number());
+        if let Some(scope) = self.scope.take() {
+            let killed = blocking(move || {
+                let _ = scope.kill();
+                let _ = scope.remove(DYING);
+                Ok(())
+            });
+            let _ = killed.await;
+        }
+        // Until its keeper has reaped it, the container still sees it. An error is the keeper's end.
+        let _ = self.exit_code().await;
     }
 }
 
@@ -90,7 +108,7 @@ impl Drop for Execution {
                 }
                 // A daemon that the command left behind on purpose keeps it; the container's end
                 // removes it then.
-                let _ = scope.remove(if kill { Duration::from_secs(2) } else { Duration::ZERO });
+                let _ = scope.remove(if kill { DYING } else { Duration::ZERO });
             });
         }
     }
@@ -146,16 +164,18 @@ impl Shared {
         }
     }
 
+    /// None: the time was up and everything has been killed.
     async fn collect(
         &self,
         container: &Arc<Container>,
         command: &[String],
-        apart: bool,
-    ) -> Result<ExecOutput, Error> {
+        limit: Option<Duration>,
+    ) -> Result<Option<ExecOutput>, Error> {
         let (stdout, child_out) = output_pipe()?;
         let (stderr, child_err) = output_pipe()?;
         let files = StdioSource::Files([null()?, child_out, child_err]);
-        let mut execution = self.execute(container, command, files, apart).await?;
+        let mut time_is_up = std::pin::pin!(tokio::time::sleep(limit.unwrap_or(Duration::MAX)));
+        let mut execution = self.execute(container, command, files, limit.is_some()).await?;
         let room = AtomicUsize::new(OUTPUT_MAX);
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let exit_code = {
@@ -165,9 +185,14 @@ impl Shared {
             let mut read = false;
             let code = loop {
                 tokio::select! {
-                    code = execution.exit_code() => break code,
+                    code = execution.exit_code() => break Some(code),
                     _ = &mut reading, if !read => read = true,
+                    () = &mut time_is_up => break None,
                 }
+            };
+            let Some(code) = code else {
+                execution.kill().await;
+                return Ok(None);
             };
             if !read {
                 // A child that it left behind may hold the pipes for ever.
@@ -182,7 +207,7 @@ impl Shared {
         if room.load(Ordering::Relaxed) == 0 {
             err.extend_from_slice(b"\n[minke: the output was cut: an answer holds 16 MiB]\n");
         }
-        Ok(ExecOutput { stdout: out, stderr: err, exit_code })
+        Ok(Some(ExecOutput { stdout: out, stderr: err, exit_code }))
     }
 }
 
