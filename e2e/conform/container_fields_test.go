@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -58,6 +59,8 @@ func containerFields(t *testing.T) []row {
 			onHost("mountinfo", " /dev/pts "))},
 		{field: "CDI_devices.name", set: `CDI_devices { name: "vendor.com/gpu=0" }`, refused: "CDI_devices[0].name"},
 		{field: "stop_signal", set: `stop_signal: SIGNAL_SIGUSR1`, seen: told("stop_signal", `"SIGNAL_SIGUSR1"`)},
+		{field: "stop_signal", set: `stop_signal: SIGNAL_SIGUSR1 command: "sh" command: "-c" command: "trap 'exit 6' USR1; while :; do sleep 0.1; done"`,
+			seen: all(stops, exits(6))},
 		{field: "stop_signal", set: `stop_signal: 99`, refused: "stop_signal"},
 	}
 	rows = append(rows, mountRows(t)...)
@@ -305,6 +308,21 @@ func windowsRows() []row {
 		rows = append(rows, row{field: "windows." + field, set: "windows { " + text + " }", noEffect: windows})
 	}
 	return rows
+}
+
+// stops: the container is asked to stop.
+func stops(t *testing.T, s subject) {
+	t.Helper()
+	// The trap is set when the shell has got that far.
+	eventually(t, "a trap", func() bool {
+		var caught uint64
+		_, mask, _ := strings.Cut(ofInit(t, s, "status"), "SigCgt:\t")
+		fmt.Sscanf(mask, "%x", &caught)
+		return caught&(1<<(syscall.SIGUSR1-1)) != 0
+	})
+	if _, err := s.StopContainer(soon(t), &v1.StopContainerRequest{ContainerId: s.container, Timeout: 20}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // reaches: who connects there is told this.

@@ -5,10 +5,15 @@
 //! `async fn` of 5 to 15 lines and name it in its theme's list. `e2e/run cri` runs all,
 //! `e2e/parts/cri WORD` those with the word in their names.
 
+mod container;
+mod events;
+mod exec;
 mod hostile;
 mod images;
 mod input;
 mod layers;
+mod logs;
+mod sandbox;
 mod start;
 mod state;
 
@@ -24,6 +29,11 @@ fn main() -> ExitCode {
         layers::group(),
         images::group(),
         hostile::group(),
+        sandbox::group(),
+        container::group(),
+        exec::group(),
+        logs::group(),
+        events::group(),
         start::group(),
         state::group(),
     ];
