@@ -111,6 +111,8 @@ func mountRows(t *testing.T) []row {
 		{field: field("image.image_ref"), set: image(`image_ref: "sha256:1"`, ""), than: image("", ""), noEffect: known},
 		{field: field("image_sub_path"), set: image("", `image_sub_path: "etc"`), seen: prints("ls -d /data/passwd", "/data/passwd")},
 		{field: field("image_sub_path"), set: image("", `image_sub_path: "../etc"`), refused: "mounts[0].image_sub_path"},
+		{field: field("image_sub_path"), set: volume(`image_sub_path: "etc"`), than: volume(""),
+			noEffect: "the kubelet repeats a volume's subPath there, which it has resolved itself"},
 		{field: field("mount_options"), set: volume(`mount_options: "noexec" mount_options: "nosuid"`),
 			seen: all(of(`"noexec"`), options("nosuid"), options("noexec"))},
 		{field: field("mount_options"), set: volume(`mount_options: "size=1"`), refused: "mounts[0].mount_options[0]"},

@@ -17,6 +17,9 @@ import (
 const threads = "CONFORM_THREADS"
 
 func TestMain(m *testing.M) {
+	if os.Getenv(servers) != "" {
+		serve()
+	}
 	var number int
 	if _, err := fmt.Sscan(os.Getenv(threads), &number); err == nil {
 		for range number {
