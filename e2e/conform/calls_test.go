@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -243,5 +244,29 @@ func TestPodResourcesAreKept(t *testing.T) {
 		PodSandboxId: pod, Resources: &v1.LinuxContainerResources{CpuPeriod: 1}})
 	if status.Code(err) != codes.InvalidArgument {
 		t.Errorf("a period of 1: %v", err)
+	}
+}
+
+// The cluster's subnet is where pods get their addresses from.
+func TestPodCidrIsTaken(t *testing.T) {
+	runtime := minke(t)
+	set := func(cidr string) error {
+		_, err := runtime.UpdateRuntimeConfig(soon(t), &v1.UpdateRuntimeConfigRequest{
+			RuntimeConfig: &v1.RuntimeConfig{NetworkConfig: &v1.NetworkConfig{PodCidr: cidr}}})
+		return err
+	}
+	if err := set("10.300.0.0/24"); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("no subnet: %v", err)
+	}
+	if err := set("10.213.7.0/24"); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := runtime.PodSandboxStatus(soon(t),
+		&v1.PodSandboxStatusRequest{PodSandboxId: runtime.run(t, podConfig(t))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ip := answer.Status.Network.Ip; !strings.HasPrefix(ip, "10.213.7.") {
+		t.Errorf("the pod has %s", ip)
 	}
 }
