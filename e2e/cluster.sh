@@ -1,13 +1,11 @@
 # A cluster of one clean node: etcd, API server, scheduler, controllers and kube-proxy as processes,
 # CoreDNS as the Deployment that kubeadm makes of it. Sourced; needs clean.sh, kubelet.sh, daemon.sh.
 
-PEER=${PEER:-minke}
-CLUSTER_DNS=10.96.0.10 POD_RANGE=10.244.0.0/16 SERVICE_RANGE=10.96.0.0/16
+CLUSTER_DNS=10.96.0.10 SERVICE_RANGE=10.96.0.0/16
 
 # cluster_tools: builds what a cluster needs and sets a variable for each program.
 cluster_tools() {
   have_jq && have_nft || return 1
-  [ "$PEER" != containerd ] || { containerd_path && runc_path && cni_dir; } >/dev/null || return 1
   KUBELET=$(kubernetes_path kubelet) && KUBEADM=$(kubernetes_path kubeadm) && KUBECTL=$(kubernetes_path kubectl) &&
     APISERVER=$(kubernetes_path kube-apiserver) && CONTROLLERS=$(kubernetes_path kube-controller-manager) &&
     SCHEDULER=$(kubernetes_path kube-scheduler) && PROXY=$(kubernetes_path kube-proxy) && ETCD=$(etcd_path) &&
@@ -45,30 +43,6 @@ start_private_registry() {
   echo "auth: { htpasswd: { realm: private, path: $NODE_DIR/htpasswd } }" >>"$NODE_DIR/private.yml"
   OTEL_TRACES_EXPORTER=none as_daemon private "$MINKE_CACHE/docker-registry/usr/bin/docker-registry" serve "$NODE_DIR/private.yml"
   wait_until 10 curl -s -o /dev/null "http://$PRIVATE_REGISTRY/v2/"
-}
-
-# start_runtime: minke, or the peer that --peer names; sets RUNTIME_SOCK and RUNTIME_HANDLER.
-start_runtime() {
-  if [ "$PEER" = containerd ]; then
-    start_containerd "$NODE_DIR/containerd" || return 1
-    # Its plugins take their range from their file, minke takes the node's from the kubelet.
-    sed -i "s|\"subnet\": \"[^\"]*\"|\"subnet\": \"${POD_RANGE%.*.*}.0.0/24\"|" "$NODE_DIR/containerd/net.d/"*
-    RUNTIME_SOCK=$CONTAINERD_SOCK RUNTIME_HANDLER=runc RUNTIME_PID=$CONTAINERD_PID
-    printf 'runtime-endpoint: unix://%s\nimage-endpoint: unix://%s\n' "$RUNTIME_SOCK" "$RUNTIME_SOCK" >"$NODE_DIR/crictl.yaml"
-    export CRI_CONFIG_FILE="$NODE_DIR/crictl.yaml"
-  else
-    start_minke "$NODE_DIR/minke" "[network]
-netns_dir = \"$NODE_DIR/netns\"
-wait_for_pod_cidr = true" || return 1
-    RUNTIME_SOCK=$MINKE_SOCK RUNTIME_HANDLER=minke RUNTIME_PID=$MINKE_PID
-  fi
-}
-
-# restart_runtime: as after a crash.
-restart_runtime() {
-  kill -KILL "$RUNTIME_PID"
-  wait "$RUNTIME_PID" 2>/dev/null
-  start_runtime
 }
 
 # as_daemon NAME COMMAND...: runs a part of the cluster, with a log of its own.

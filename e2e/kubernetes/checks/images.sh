@@ -43,12 +43,12 @@ waiting() { has "$(status "$1" '.containerStatuses[0].state.waiting.reason')" "$
 check "pull policy Always" ready always
 check "pull policy Never" wait_until 30 waiting never ErrImageNeverPull
 check "an image that is not there" wait_until 30 event absent "no/such-image:1"
-check "is tried again later" wait_until 60 waiting absent ImagePullBackOff
-check "a host that is not there is named" wait_until 60 event no-host "no-such-host.invalid"
+check "is tried again later" wait_until 180 waiting absent ImagePullBackOff
+check "a host that is not there is named" wait_until 180 event no-host "no-such-host.invalid"
 check "a name that is none" wait_until 30 waiting bad-name InvalidImageName
 check "credentials of a pod" ready login
-check "wrong ones are refused by name" wait_until 30 event wrong "$PRIVATE_REGISTRY/library/busybox:1.36"
-check "and none" wait_until 30 event anonymous "$PRIVATE_REGISTRY/library/busybox:1"
+check "wrong ones are refused by name" wait_until 180 event wrong "$PRIVATE_REGISTRY/library/busybox:1.36"
+check "and none" wait_until 180 event anonymous "$PRIVATE_REGISTRY/library/busybox:1"
 check "a runtime class" ready named
 check "one whose handler is not there is named" wait_until 30 event unknown no-such-handler
 check "the image's digest is told" has "$(status always '.containerStatuses[0].imageID')" "@sha256:"
