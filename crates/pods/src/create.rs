@@ -156,7 +156,16 @@ impl Shared {
             self.index.insert_container(Arc::clone(&container));
             true
         });
-        self.journal.save(pod).await
+        let saved = self.journal.save(pod).await;
+        if saved.is_err() {
+            // The next daemon would not know it: it is not to be.
+            self.publish(pod, id.as_str(), EventKind::Deleted, || {
+                pod.forget_container(id);
+                self.index.remove_container(id);
+                true
+            });
+        }
+        saved
     }
 
     /// Where the container's PID namespace comes from.
@@ -334,13 +343,14 @@ impl Shared {
             Ok(at) => {
                 let id = container.id.as_str();
                 self.publish(&pod, id, EventKind::Started, || container.started(at));
-                self.journal.save(&pod).await
+                self.journal.note(&pod).await;
+                Ok(())
             }
             Err(source) => {
                 let action = "start the container";
                 let error = Error::Keeper { pod: pod.id.clone(), action, source };
                 let message = chain(&error);
-                self.container_ended(&pod, container, End::NotStarted { message }).await?;
+                self.container_ended(&pod, container, End::NotStarted { message }).await;
                 Err(error)
             }
         }

@@ -41,9 +41,9 @@ impl Shared {
         pod: &Arc<Pod>,
         container: &Arc<Container>,
         end: End,
-    ) -> Result<(), Error> {
+    ) {
         if container.phase() == ContainerPhase::Exited {
-            return Ok(());
+            return;
         }
         // By its name: a container that ended while no daemon was there has nothing else.
         let (path, before) = (&container.facts.cgroup, container.cell().oom_kills);
@@ -60,11 +60,9 @@ impl Shared {
         let ended = self.publish(pod, id, EventKind::Stopped, || container.exited(exit).is_some());
         if ended {
             tracing::info!(container = id, state = ?container.state(), "container ended");
-            let saved = self.journal.save(pod).await;
+            self.journal.note(pod).await;
             container.announce_end();
-            return saved;
         }
-        Ok(())
     }
 
     /// The pod's keeper is gone: nothing of the pod can go on.
@@ -74,18 +72,18 @@ impl Shared {
             return Ok(());
         }
         tracing::error!(pod = pod.id.as_str(), "the keeper is gone: its pod ends with it");
-        let mut result = Ok(());
         for container in pod.containers() {
             if let Some(live) = container.live() {
                 kill(&live);
             }
-            result = result.and(self.container_ended(pod, &container, End::KeeperLost).await);
+            self.container_ended(pod, &container, End::KeeperLost).await;
         }
         self.publish(pod, pod.id.as_str(), EventKind::Stopped, || {
             std::mem::replace(&mut pod.cell().state, PodState::NotReady) == PodState::Ready
         });
-        result = result.and(self.release(pod).await);
-        result.and(self.journal.save(pod).await)
+        let released = self.release(pod).await;
+        self.journal.note(pod).await;
+        released
     }
 
     /// Gives back the pod's network and the cgroup that minke made for it; what is given back

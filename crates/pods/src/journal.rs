@@ -65,6 +65,15 @@ impl Journal {
         saved.await.unwrap_or(Err(Error::Internal("a record's writer was stopped")))
     }
 
+    /// Writes down what has happened already, whether that can be written down or not: a full disk
+    /// must not keep a pod from ending. The next change of the pod tells this one, too.
+    pub(crate) async fn note(self: &Arc<Self>, pod: &Arc<Pod>) {
+        if let Err(error) = self.save(pod).await {
+            let pod = pod.id.as_str();
+            tracing::error!(pod, error = &error as &dyn std::error::Error, "the record is behind");
+        }
+    }
+
     /// Removes the pod's record and files at once; its copy follows within the lag, and then the
     /// empty directory.
     pub(crate) async fn erase(self: &Arc<Self>, id: &PodId) -> Result<(), Error> {

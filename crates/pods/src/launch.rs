@@ -122,12 +122,18 @@ impl Reserved {
         pod.cell().cgroups_made = shared.made_by_minke(&path, |dir| !dir.exists());
         let reserved = Self { shared: Arc::clone(shared), pod: Arc::new(pod) };
         let (dir, spec) = (shared.journal.pod_dir(id), Arc::clone(spec));
-        blocking(move || {
+        let files = blocking(move || {
             record::make_private_dir(&dir)?;
             files::write(&dir, &spec).map(drop)
-        })
-        .await?;
-        shared.journal.save(&reserved.pod).await?;
+        });
+        let written = match files.await {
+            Ok(()) => shared.journal.save(&reserved.pod).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = written {
+            told(&reserved.pod, shared.journal.erase(id).await);
+            return Err(error);
+        }
         shared.index.insert_pod(Arc::clone(&reserved.pod));
         Ok(reserved)
     }
@@ -180,16 +186,8 @@ impl Launched {
             keeper.lost().await;
             pod.cell().keeper_identity = None;
             // What the network could not take back is in its own records, and goes at the next start.
-            let released = shared.release(&pod).await;
-            let saved = shared.journal.save(&pod).await;
-            if let Err(second) = released.and(saved) {
-                let pod = pod.id.as_str();
-                tracing::warn!(
-                    pod,
-                    error = &second as &dyn std::error::Error,
-                    "undo is incomplete"
-                );
-            }
+            told(&pod, shared.release(&pod).await);
+            shared.journal.note(&pod).await;
             return Err(error);
         }
         shared.publish(&pod, pod.id.as_str(), EventKind::Created, || true);
@@ -198,7 +196,21 @@ impl Launched {
             true
         });
         shared.follow(&pod, keeper, events);
-        shared.journal.save(&pod).await
+        let saved = shared.journal.save(&pod).await;
+        if saved.is_err() {
+            // The next daemon would not know what it has: it is not to be.
+            let _gate = pod.gate.write().await;
+            told(&pod, shared.stop_pod(&pod).await);
+        }
+        saved
+    }
+}
+
+/// The first error is the caller's; one of the undoing is for the log.
+fn told(pod: &Pod, undone: Result<(), Error>) {
+    if let Err(error) = undone {
+        let pod = pod.id.as_str();
+        tracing::warn!(pod, error = &error as &dyn std::error::Error, "undo is incomplete");
     }
 }
 
@@ -290,11 +302,7 @@ impl Shared {
                 };
                 drop(container.starting.lock().await);
                 let end = crate::ends::End::Seen { code: exit.code, at: exit.at };
-                if let Err(error) = self.container_ended(pod, &container, end).await {
-                    let id = container.id.as_str();
-                    let error = &error as &dyn std::error::Error;
-                    tracing::error!(container = id, error, "the end is not recorded");
-                }
+                self.container_ended(pod, &container, end).await;
             }
             keeper::Event::LogDropped { container, lines, errno } => {
                 let error = std::io::Error::from_raw_os_error(errno);

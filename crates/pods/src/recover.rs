@@ -156,7 +156,8 @@ impl Shared {
                 self.bury(&pod, this_boot).await?;
             }
         }
-        self.journal.save(&pod).await
+        self.journal.note(&pod).await;
+        Ok(())
     }
 
     /// Speaks to the keeper of an earlier daemon; none where it does not answer.
@@ -294,7 +295,7 @@ impl Shared {
                 None => Some(End::Unknown),
             };
             if let Some(end) = end {
-                self.container_ended(pod, &container, end).await?;
+                self.container_ended(pod, &container, end).await;
             }
         }
         for unknown in status.containers.iter().filter(|c| !listed(pod, &c.id)) {
@@ -324,7 +325,7 @@ impl Shared {
                 ends::kill(&live);
             }
             let end = if this_boot { End::KeeperLost } else { End::Unknown };
-            self.container_ended(pod, &container, end).await?;
+            self.container_ended(pod, &container, end).await;
         }
         if was_ready == PodState::Ready {
             tracing::warn!(pod = pod.id.as_str(), at = ?Timestamp::now(), "pod is not ready any more");

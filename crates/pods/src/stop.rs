@@ -136,7 +136,8 @@ impl Shared {
             // A keeper that has gone has forgotten everything.
             let _ = keeper.forget(&container.id).await;
         }
-        self.journal.save(&pod).await
+        self.journal.note(&pod).await;
+        Ok(())
     }
 
     /// The body of StopPodSandbox; the caller has the pod's gate to itself.
@@ -153,7 +154,7 @@ impl Shared {
         });
         let released = self.release(pod).await;
         pod.cell().keeper_identity = None;
-        self.journal.save(pod).await?;
+        self.journal.note(pod).await;
         released
     }
 
