@@ -4,7 +4,8 @@
      probe swap DIR ONE OTHER                   exchanges two names of a directory without end
      probe bomb                                 forks without end
      probe hold                                 stays
-     probe remount|umount|cover|bind|write PATH tries it and says how that went
+     probe remount|umount|cover|bind|write|mknod PATH
+                                                tries it and says how that went
 
    A spy reports a line for each process in which it found the host's file MARKER, or in whose memory
    it found the word HALF+OTHER (in halves, so that nobody else has it). A child of its own holds the
@@ -18,7 +19,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -123,6 +126,7 @@ int main(int argc, char **argv) {
     if (!strcmp(name, "umount")) return verdict(umount2(first, MNT_DETACH));
     if (!strcmp(name, "cover")) return verdict(mount("none", first, "tmpfs", 0, NULL));
     if (!strcmp(name, "bind")) return verdict(mount("/", first, NULL, MS_BIND | MS_REC, NULL));
+    if (!strcmp(name, "mknod")) return verdict(mknod(first, S_IFBLK | 0666, makedev(254, 0)));
     if (!strcmp(name, "write")) {
         int fd = open(first, O_WRONLY | O_CREAT, 0644);
         return verdict(fd < 0 ? fd : (int)write(fd, "x", 1));

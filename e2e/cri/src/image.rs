@@ -18,7 +18,25 @@ pub struct Tar(Vec<u8>);
 
 impl Tar {
     /// An entry of any kind: `kind` is the type flag of tar(5).
-    pub fn entry(mut self, kind: u8, name: &str, mode: u32, link: &str, content: &[u8]) -> Self {
+    pub fn entry(self, kind: u8, name: &str, mode: u32, link: &str, content: &[u8]) -> Self {
+        self.numbered(kind, name, mode, link, content, (0, 0))
+    }
+
+    /// A device node: `kind` is `b` or `c`.
+    pub fn device(self, kind: char, name: &str, numbers: (u32, u32)) -> Self {
+        let flag = if kind == 'b' { b'4' } else { b'3' };
+        self.numbered(flag, name, 0o666, "", b"", numbers)
+    }
+
+    fn numbered(
+        mut self,
+        kind: u8,
+        name: &str,
+        mode: u32,
+        link: &str,
+        content: &[u8],
+        (major, minor): (u32, u32),
+    ) -> Self {
         let mut header = [0_u8; 512];
         let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
         put(0, name.as_bytes());
@@ -29,6 +47,8 @@ impl Tar {
         put(156, &[kind]);
         put(157, link.as_bytes());
         put(257, b"ustar\x0000");
+        put(329, format!("{major:07o}").as_bytes());
+        put(337, format!("{minor:07o}").as_bytes());
         let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
         header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
         self.0.extend_from_slice(&header);

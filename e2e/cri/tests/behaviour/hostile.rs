@@ -1,7 +1,7 @@
 //! Containers that want out: none reaches a byte outside, and everybody else goes on.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, LazyLock};
@@ -19,6 +19,7 @@ pub fn group() -> Group {
     let tests = at_daemon![
         programs_that_are_the_keeper_or_its_files,
         working_directories_that_are_descriptors,
+        device_nodes_of_an_image,
         links_swapped_under_mount_targets,
         a_spy_with_ptrace_in_a_shared_pid_namespace,
         a_spy_with_ptrace_on_execs_in_flight,
@@ -118,6 +119,26 @@ async fn working_directories_that_are_descriptors(daemon: Arc<Daemon>) {
         assert!(status.message().contains(path.as_str()), "{status}");
     }
     assert_eq!(pod.sh("after", "pwd; sleep 1").await.ended().await.exit_code, 0);
+}
+
+async fn device_nodes_of_an_image(daemon: Arc<Daemon>) {
+    // The disk below this test's own files, and the machine's memory.
+    let disk = fs::metadata(&*DIR).unwrap().dev();
+    let disk = (rustix::fs::major(disk), rustix::fs::minor(disk));
+    let layer = Tar::default().program("probe", &*PROBE);
+    let layer =
+        layer.device('b', "disk", disk).device('c', "mem", (1, 1)).device('c', "null", (1, 3));
+    let image = imported(&daemon, "devices", layer);
+    let pod = daemon.cri().await.pod("devices").await;
+    let hold = ["/probe", "hold"];
+    let container = pod.run_with("c", &hold, |c| c.image = Some(image_spec(&image))).await;
+    for (path, verdict) in [("/disk", "EPERM"), ("/mem", "EPERM"), ("/null", "ok")] {
+        let said = container.exec(&["/probe", "write", path]).await;
+        assert_eq!(said.out.trim(), verdict, "{path}");
+    }
+    let said = container.exec(&["/probe", "mknod", "/disk2"]).await;
+    assert!(["EPERM", "ok"].contains(&said.out.trim()), "{said:?}");
+    assert_eq!(container.exec(&["/probe", "write", "/disk2"]).await.out.trim(), "EPERM");
 }
 
 async fn links_swapped_under_mount_targets(daemon: Arc<Daemon>) {

@@ -125,9 +125,7 @@ async fn links_in_parents_stay_inside(cri: Cri) {
         .symlink("abs", &outside)
         .file("abs/one", b"x")
         .symlink("rel", "../../../../../../../../tmp")
-        .file("rel/e2e-cri-two", b"x")
-        .entry(b'4', "dev-sda", 0o666, "", b"")
-        .entry(b'3', "dev-null", 0o666, "", b"");
+        .file("rel/e2e-cri-two", b"x");
     // A second layer finds the first one's links.
     let second = Tar::default().file("abs/three", b"x");
     let image = Built::new([usable(layer), second], &serde_json::json!({}));

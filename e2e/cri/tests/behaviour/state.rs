@@ -23,7 +23,10 @@ pub fn group() -> Group {
         a_keeper_killed_while_nobody_looks,
         a_daemon_killed_anywhere_leaves_nothing,
         a_daemon_killed_while_it_pulls,
+        keepers_killed_anywhere_leave_nothing,
+        failures_half_way_cost_no_address,
         a_full_disk_stops_no_end,
+        full_records_stop_no_end,
         yesterdays_keeper_is_driven,
         a_host_port_is_given_once,
     ];
@@ -275,14 +278,7 @@ async fn a_full_disk_stops_no_end() {
     let parent = parent("full");
     let pod = pod_below(&cri, "full", &parent).await;
     let container = pod.run("c", &["sleep", "1000"]).await;
-    let fill = daemon.inside("root/fill");
-    while fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&fill)
-        .and_then(|mut file| std::io::Write::write_all(&mut file, &[7; 4096]))
-        .is_ok()
-    {}
+    fill(&daemon.inside("root/fill"));
     // What needs room says that there is none.
     let status = pod.try_create(pod.container_config("d", &["true"])).await;
     if let Err(status) = status {
@@ -302,6 +298,135 @@ async fn a_full_disk_stops_no_end() {
     assert!(cri.image(BUSYBOX).await.is_none());
     assert_eq!(kernel(traces(&daemon, &parent)), Traces::new());
     assert!(!daemon.inside("root/containers").join(&container.id).exists());
+}
+
+async fn full_records_stop_no_end() {
+    let daemon = Daemon::prepare("records", "").with_small("state", "1m");
+    daemon.run();
+    let cri = daemon.cri().await;
+    cri.pull(BUSYBOX).await.unwrap();
+    let parent = parent("records");
+    let pod = pod_below(&cri, "records", &parent).await;
+    let container = pod.run("c", &["sleep", "1000"]).await;
+    fill(&daemon.inside("state/fill"));
+    // With a little more room each time: a pod or a container is there whole, or not at all.
+    let room = fs::File::options().write(true).open(daemon.inside("state/fill")).unwrap();
+    let length = room.metadata().unwrap().len();
+    let (mut made, mut refused) = (0, 0);
+    for pages in 0..16 {
+        room.set_len(length - 4096 * pages).unwrap();
+        let config = pod.container_config(&format!("c{pages}"), &["true"]);
+        let created = pod.try_create(config).await;
+        let other = cri.try_pod(cri.pod_config(&format!("p{pages}"))).await;
+        let listed = containers_of(&pod).await;
+        match &created {
+            Ok(container) => assert!(listed.contains(&container.id)),
+            Err(status) => {
+                assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+                assert_eq!(listed.join(","), container.id);
+                refused += 1;
+            }
+        }
+        if let Ok(container) = created {
+            container.remove().await;
+        }
+        if let Ok(pod) = other {
+            made += 1;
+            pod.remove().await;
+        }
+        for id in cri.pod_ids().await.into_iter().filter(|id| *id != pod.id) {
+            let failed = Pod { cri: cri.clone(), id, config: PodSandboxConfig::default() };
+            assert_eq!(failed.status().await.state(), PodSandboxState::SandboxNotready);
+            failed.remove().await;
+        }
+    }
+    assert!(made > 0 && refused > 0, "{made} pods were made, {refused} containers refused");
+    drop(room);
+    fill(&daemon.inside("state/fill"));
+    container.stop(0).await;
+    container.ended().await;
+    pod.stop().await;
+    pod.remove().await;
+    assert_eq!(kernel(traces(&daemon, &parent)), Traces::new());
+    fs::remove_file(daemon.inside("state/fill")).unwrap();
+    assert_eq!(cri.pod("after").await.run("c", &["true"]).await.ended().await.exit_code, 0);
+}
+
+async fn containers_of(pod: &Pod) -> Vec<String> {
+    let filter = ContainerFilter { pod_sandbox_id: pod.id.clone(), ..Default::default() };
+    let request = ListContainersRequest { filter: Some(filter) };
+    let list = pod.cri.runtime().list_containers(request).await.unwrap().into_inner().containers;
+    list.into_iter().map(|container| container.id).collect()
+}
+
+/// Writes until there is no room.
+fn fill(path: &Path) {
+    let mut file = fs::File::create(path).unwrap();
+    while std::io::Write::write_all(&mut file, &[7; 4096]).is_ok() {}
+}
+
+async fn keepers_killed_anywhere_leave_nothing() {
+    let daemon = Daemon::start("keepers", "").await;
+    let parent = parent("keepers");
+    let cri = daemon.cri().await;
+    for round in 0..12 {
+        let tasks =
+            [0, 1].map(|half| tokio::spawn(busy(cri.clone(), parent.clone(), 2 * round + half)));
+        tokio::time::sleep(Duration::from_millis(13 * round as u64)).await;
+        // Whatever is a child of the seed, just born or not.
+        for keeper in children(children(daemon.pid())[0]) {
+            let _ = kill_process(Pid::from_raw(keeper as i32).unwrap(), Signal::KILL);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        tasks.iter().for_each(tokio::task::JoinHandle::abort);
+        // What was begun runs to its end.
+        for _ in 0..2 {
+            for id in cri.pod_ids().await {
+                Pod { cri: cri.clone(), id, config: PodSandboxConfig::default() }.remove().await;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        eventually_nothing(&daemon, &parent).await;
+    }
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let lists = threads.map(|thread| fs::read_to_string(thread.path().join("children")).unwrap());
+    lists.collect::<String>().split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+async fn failures_half_way_cost_no_address() {
+    let subnet = format!("10.214.{}.0/28", std::process::id() % 256);
+    let daemon = Daemon::start("half-way", &format!("network.subnets = [{subnet:?}]")).await;
+    let cri = daemon.cri().await;
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = |name: &str| {
+        let mut config = cri.pod_config(name);
+        let (host_port, container_port) = (port.into(), 80);
+        config.port_mappings =
+            vec![PortMapping { host_port, container_port, ..Default::default() }];
+        config
+    };
+    let first = cri.try_pod(config("first")).await.unwrap();
+    for number in 0..20 {
+        cri.try_pod(config(&format!("fails-{number}"))).await.unwrap_err();
+    }
+    // They are listed, and hold nothing; all but the first can be removed.
+    let ids = cri.pod_ids().await;
+    assert_eq!(ids.len(), 21);
+    let mut addresses = HashSet::from([first.ip().await]);
+    for number in 1..13 {
+        let pod = cri.pod(&format!("fits-{number}")).await;
+        assert!(addresses.insert(pod.ip().await));
+    }
+    let status = cri.try_pod(cri.pod_config("one-too-many")).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    for id in ids {
+        Pod { cri: cri.clone(), id, config: PodSandboxConfig::default() }.remove().await;
+    }
+    let last = cri.pod("fits-again").await;
+    assert!(!addresses.insert(last.ip().await));
 }
 
 async fn yesterdays_keeper_is_driven() {
