@@ -72,18 +72,23 @@ impl Shared {
             return Ok(());
         }
         tracing::error!(pod = pod.id.as_str(), "the keeper is gone: its pod ends with it");
-        for container in pod.containers() {
-            if let Some(live) = container.live() {
-                kill(&live);
-            }
-            self.container_ended(pod, &container, End::KeeperLost).await;
-        }
+        self.lose_containers(pod).await;
         self.publish(pod, pod.id.as_str(), EventKind::Stopped, || {
             std::mem::replace(&mut pod.cell().state, PodState::NotReady) == PodState::Ready
         });
         let released = self.release(pod).await;
         self.journal.note(pod).await;
         released
+    }
+
+    /// Ends what a keeper that is gone can tell nothing of.
+    pub(crate) async fn lose_containers(self: &Arc<Self>, pod: &Arc<Pod>) {
+        for container in pod.containers() {
+            if let Some(live) = container.live() {
+                kill(&live);
+            }
+            self.container_ended(pod, &container, End::KeeperLost).await;
+        }
     }
 
     /// Gives back the pod's network and the cgroup that minke made for it; what is given back

@@ -58,9 +58,10 @@ impl Journal {
         let (journal, pod) = (Arc::clone(self), Arc::clone(pod));
         let saved = tokio::task::spawn_blocking(move || {
             let path = journal.pod_dir(&pod.id).join("record.json");
-            pod.recorded(|record| write(&path, record, Durability::Process))?;
-            journal.mark(&pod.id);
-            Ok(())
+            match pod.recorded(|record| write(&path, record, Durability::Process)) {
+                Some(written) => written.map(|()| journal.mark(&pod.id)),
+                None => Ok(()),
+            }
         });
         saved.await.unwrap_or(Err(Error::Internal("a record's writer was stopped")))
     }
@@ -76,19 +77,20 @@ impl Journal {
 
     /// Removes the pod's record and files at once; its copy follows within the lag, and then the
     /// empty directory.
-    pub(crate) async fn erase(self: &Arc<Self>, id: &PodId) -> Result<(), Error> {
-        let (journal, id) = (Arc::clone(self), id.clone());
+    pub(crate) async fn erase(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
+        let (journal, pod) = (Arc::clone(self), Arc::clone(pod));
         let erased = tokio::task::spawn_blocking(move || {
-            let dir = journal.pod_dir(&id);
+            let dir = journal.pod_dir(&pod.id);
             // The record first: without it, the rest is known to be of nobody.
-            remove(&dir.join("record.json"), |path| fs::remove_file(path))?;
+            let record = dir.join("record.json");
+            pod.erased(|| remove(&record, |path| fs::remove_file(path)))?;
             for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
                 remove(&entry.path(), |path| match path.is_dir() && !path.is_symlink() {
                     true => fs::remove_dir_all(path),
                     false => fs::remove_file(path),
                 })?;
             }
-            journal.mark(&id);
+            journal.mark(&pod.id);
             Ok(())
         });
         erased.await.unwrap_or(Err(Error::Internal("a record's eraser was stopped")))

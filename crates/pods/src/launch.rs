@@ -107,7 +107,11 @@ impl Shared {
     }
 
     async fn launch(self: &Arc<Self>, spec: &Arc<PodSpec>, id: &PodId) -> Result<(), Error> {
-        let reserved = Reserved::new(self, spec, id).await?;
+        let pod = Pod::reserved(id.clone(), Arc::clone(spec), Arc::clone(&self.boot_id));
+        let pod = Arc::new(pod);
+        // Held to the end: the pod is listed from now on, and who stops or removes it waits for us.
+        let _gate = pod.gate.write().await;
+        let reserved = Reserved::new(self, &pod).await?;
         let launched = reserved.launch().await?;
         launched.network().await
     }
@@ -115,27 +119,26 @@ impl Shared {
 
 impl Reserved {
     /// Lists the pod NOTREADY, and records that it is on its way.
-    async fn new(shared: &Arc<Shared>, spec: &Arc<PodSpec>, id: &PodId) -> Result<Self, Error> {
-        let pod = Pod::reserved(id.clone(), Arc::clone(spec), Arc::clone(&shared.boot_id));
+    async fn new(shared: &Arc<Shared>, pod: &Arc<Pod>) -> Result<Self, Error> {
+        let (id, spec) = (&pod.id, pod.spec());
         // Written down before they are made: a daemon that dies in between leaves nothing unknown.
-        let path = shared.pod_cgroup(id, spec)?;
+        let path = shared.pod_cgroup(id, &spec)?;
         pod.cell().cgroups_made = shared.made_by_minke(&path, |dir| !dir.exists());
-        let reserved = Self { shared: Arc::clone(shared), pod: Arc::new(pod) };
-        let (dir, spec) = (shared.journal.pod_dir(id), Arc::clone(spec));
+        let dir = shared.journal.pod_dir(id);
         let files = blocking(move || {
             record::make_private_dir(&dir)?;
             files::write(&dir, &spec).map(drop)
         });
         let written = match files.await {
-            Ok(()) => shared.journal.save(&reserved.pod).await,
+            Ok(()) => shared.journal.save(pod).await,
             Err(error) => Err(error),
         };
         if let Err(error) = written {
-            told(&reserved.pod, shared.journal.erase(id).await);
+            told(pod, shared.journal.erase(pod).await);
             return Err(error);
         }
-        shared.index.insert_pod(Arc::clone(&reserved.pod));
-        Ok(reserved)
+        shared.index.insert_pod(Arc::clone(pod));
+        Ok(Self { shared: Arc::clone(shared), pod: Arc::clone(pod) })
     }
 
     /// Makes the keeper.
@@ -199,7 +202,6 @@ impl Launched {
         let saved = shared.journal.save(&pod).await;
         if saved.is_err() {
             // The next daemon would not know what it has: it is not to be.
-            let _gate = pod.gate.write().await;
             told(&pod, shared.stop_pod(&pod).await);
         }
         saved

@@ -23,8 +23,9 @@ pub(crate) struct Pod {
     /// Counters of its cgroup, open once somebody has asked.
     pub(crate) gauge: Gauge,
     cell: Mutex<Cell>,
-    /// Lets one record be written at a time, so that an older one never replaces a newer.
-    writing: Mutex<()>,
+    /// Lets one record be written at a time, so that an older one never replaces a newer, and none
+    /// once it was erased.
+    writing: Mutex<Record>,
 }
 
 /// What changes; locked for moments, never across an await.
@@ -43,6 +44,14 @@ pub(crate) struct Cell {
     /// The namespace that owns the pod's others, where it has one.
     pub(crate) user_namespace: Option<Arc<OwnedFd>>,
     pub(crate) containers: Vec<Arc<Container>>,
+}
+
+/// Whether a pod is still to be found by the next daemon.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Record {
+    #[default]
+    Kept,
+    Erased,
 }
 
 impl Pod {
@@ -127,9 +136,19 @@ impl Pod {
         self.cell().containers.retain(|container| container.id != *id);
     }
 
-    /// Hands a record of the present to `write`, one caller at a time.
-    pub(crate) fn recorded<T>(&self, write: impl FnOnce(&PodRecord) -> T) -> T {
-        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Has its record removed by `erase`, for good: whoever comes late writes no other.
+    pub(crate) fn erased<T>(&self, erase: impl FnOnce() -> T) -> T {
+        let mut turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        *turn = Record::Erased;
+        erase()
+    }
+
+    /// Hands a record of the present to `write`, one caller at a time; none once it was erased.
+    pub(crate) fn recorded<T>(&self, write: impl FnOnce(&PodRecord) -> T) -> Option<T> {
+        let turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if *turn == Record::Erased {
+            return None;
+        }
         let record = {
             let cell = self.cell();
             PodRecord {
@@ -145,7 +164,7 @@ impl Pod {
                 containers: cell.containers.iter().map(|container| container.record()).collect(),
             }
         };
-        write(&record)
+        Some(write(&record))
     }
 
     /// What the outside sees.

@@ -1,9 +1,12 @@
 //! Stopping and removing, of containers and of pods.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use model::{PodState, Signal};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
 use crate::container::{Container, Live};
@@ -16,7 +19,7 @@ use crate::view::{ContainerPhase, EventKind};
 /// After SIGKILL: how soon it is tried again, and the longest pause between tries.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
-/// How long a keeper may take to let go of a pod that has no process left.
+/// How long a keeper may take to tell of ended processes, and to let go of a pod that has none left.
 const LETTING_GO: Duration = Duration::from_secs(5);
 
 impl Runtime {
@@ -144,7 +147,15 @@ impl Shared {
     pub(crate) async fn stop_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
         let containers = pod.containers();
         let stops = containers.iter().map(|container| self.stop(container, Duration::ZERO));
-        futures_util::future::join_all(stops).await;
+        tokio::select! {
+            _ = futures_util::future::join_all(stops) => {}
+            () = silence(pod, &containers) => {
+                if let Some(keeper) = &pod.cell().keeper {
+                    keeper.kill();
+                }
+                self.lose_containers(pod).await;
+            }
+        }
         let keeper = pod.cell().keeper.take();
         if let Some(keeper) = keeper {
             self.let_go(pod, &keeper).await;
@@ -184,13 +195,34 @@ impl Shared {
         for container in pod.containers() {
             self.remove(&container).await?;
         }
-        self.journal.erase(&pod.id).await?;
+        self.journal.erase(pod).await?;
         self.publish(pod, pod.id.as_str(), EventKind::Deleted, || {
             self.index.remove_pod(&pod.id);
             true
         });
         self.pod_names.free(&pod.spec().metadata, &pod.id);
         Ok(())
+    }
+}
+
+/// Returns where nobody will tell of the containers' ends: the keeper is gone, or it says nothing of
+/// processes that are gone. Stopping must not depend on it.
+async fn silence(pod: &Pod, containers: &[Arc<Container>]) {
+    let keeper = pod.cell().keeper.clone();
+    let dead = async {
+        for live in containers.iter().filter_map(|container| container.live()) {
+            #[expect(deprecated, reason = "the new way is unsafe; the borrow holds the descriptor")]
+            let process = AsyncFd::with_interest(live.pidfd.as_fd(), Interest::READABLE);
+            if let Ok(process) = process {
+                // A pidfd is readable from the end of the process on.
+                let _ = process.readable().await;
+            }
+        }
+        tokio::time::sleep(LETTING_GO).await;
+    };
+    match keeper {
+        Some(keeper) => tokio::select! { () = keeper.lost() => {}, () = dead => {} },
+        None => dead.await,
     }
 }
 

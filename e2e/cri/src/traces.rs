@@ -27,7 +27,7 @@ pub fn traces(daemon: &Daemon, cgroup: &str) -> Traces {
         ("namespaces", names(&daemon.dir.join("netns"))),
         ("cgroups", below(cgroup)),
         ("processes", processes(cgroup)),
-        ("pods' files", names(&daemon.dir.join("state/pods"))),
+        ("pods' files", files(&daemon.dir.join("state/pods"))),
         ("pods' copies", names(&daemon.dir.join("root/pods"))),
         ("containers' files", names(&daemon.dir.join("root/containers"))),
     ]);
@@ -38,6 +38,16 @@ pub fn traces(daemon: &Daemon, cgroup: &str) -> Traces {
 fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// What is in the directories of a directory, and those that are empty.
+fn files(dir: &Path) -> Vec<String> {
+    let inner = |name: String| {
+        let inner = names(&dir.join(&name)).into_iter().map(|file| format!("{name}/{file}"));
+        let inner: Vec<_> = inner.collect();
+        if inner.is_empty() { vec![name] } else { inner }
+    };
+    names(dir).into_iter().flat_map(inner).collect()
 }
 
 fn ports(bridge: &str) -> Vec<String> {

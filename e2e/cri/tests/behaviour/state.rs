@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e_cri::alone;
-use e2e_cri::client::{BUSYBOX, Container, Cri, Pod, eventually};
+use e2e_cri::client::{BUSYBOX, Container, Cri, Pod, SOON, eventually};
 use e2e_cri::daemon::Daemon;
 use e2e_cri::group::Group;
 use e2e_cri::image::{Built, Tar};
@@ -21,6 +21,7 @@ pub fn group() -> Group {
         a_killed_daemons_pods_are_adopted,
         a_killed_keeper_takes_its_pod_along,
         a_keeper_killed_while_nobody_looks,
+        pods_end_without_their_keepers,
         a_daemon_killed_anywhere_leaves_nothing,
         a_daemon_killed_while_it_pulls,
         keepers_killed_anywhere_leave_nothing,
@@ -162,14 +163,41 @@ async fn a_keeper_killed_while_nobody_looks() {
     eventually_nothing(&daemon, &parent).await;
 }
 
+async fn pods_end_without_their_keepers() {
+    let daemon = Daemon::start("without", "").await;
+    let parent = parent("without");
+    let cri = daemon.cri().await;
+    // One that hangs tells of no end; the others are gone in the same moment.
+    for (number, signal) in
+        [Signal::STOP, Signal::KILL, Signal::KILL, Signal::KILL].into_iter().enumerate()
+    {
+        let pod = pod_below(&cri, &format!("without-{number}"), &parent).await;
+        let container = pod.sh("c", "sleep 1000 & sleep 1000").await;
+        let keeper = keeper_of(&pod).await;
+        kill_process(keeper, signal).unwrap();
+        pod.stop().await;
+        let status = container.status().await;
+        assert_eq!((status.exit_code, status.reason.as_str()), (137, "KeeperLost"), "{signal:?}");
+        assert_eq!(pod.status().await.state(), PodSandboxState::SandboxNotready);
+    }
+    eventually_nothing(&daemon, &parent).await;
+}
+
+/// Removes what is listed until nothing is there any more.
 async fn eventually_nothing(daemon: &Daemon, parent: &str) {
-    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    let cri = daemon.cri().await;
+    let deadline = Instant::now() + SOON;
     loop {
+        let ids = cri.pod_ids().await;
+        for id in &ids {
+            let (cri, id) = (cri.clone(), id.clone());
+            Pod { cri, id, config: PodSandboxConfig::default() }.remove().await;
+        }
         let left = traces(daemon, parent);
-        if left.is_empty() {
+        if ids.is_empty() && left.is_empty() {
             return;
         }
-        assert!(std::time::Instant::now() < deadline, "left: {left:#?}");
+        assert!(Instant::now() < deadline, "left: {left:#?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -379,13 +407,7 @@ async fn keepers_killed_anywhere_leave_nothing() {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
         tasks.iter().for_each(tokio::task::JoinHandle::abort);
-        // What was begun runs to its end.
-        for _ in 0..2 {
-            for id in cri.pod_ids().await {
-                Pod { cri: cri.clone(), id, config: PodSandboxConfig::default() }.remove().await;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        // What was begun runs to its end, and is listed.
         eventually_nothing(&daemon, &parent).await;
     }
 }
