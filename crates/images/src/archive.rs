@@ -184,9 +184,9 @@ impl Inner {
         let staged = self.disk.stage()?;
         let stream = stream::decompress(BufReader::with_capacity(256 << 10, archive))
             .map_err(Error::disk("read", "the archive"))?;
-        let (_, mut rest) =
-            unpack::unpack(BufReader::with_capacity(256 << 10, stream), staged.path())
-                .map_err(Error::BadArchive)?;
+        let stream = BufReader::with_capacity(256 << 10, stream);
+        let (_, mut rest) = unpack::unpack(stream, staged.path(), unpack::Content::Images)
+            .map_err(Error::BadArchive)?;
         // Whoever writes the archive into a pipe should not be cut off in the padding.
         io::copy(&mut rest, &mut io::sink()).map_err(Error::disk("read", "the archive"))?;
         let intake = Intake { inner: self, staged, name };

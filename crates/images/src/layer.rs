@@ -329,8 +329,9 @@ fn run(mut source: Source, into: &std::path::Path) -> Outcome {
                 return Outcome { blob: Err(error), unpacked: Err(Failure::Inflate(again)) };
             }
         };
-        let unpacked =
-            unpack::unpack(&mut inflated, into).map(|(usage, _)| usage).and_then(|usage| {
+        let unpacked = unpack::unpack(&mut inflated, into, unpack::Content::Layer)
+            .map(|(usage, _)| usage)
+            .and_then(|usage| {
                 let digest = inflated.finish().map_err(TarError::Io)?;
                 Ok((usage, digest))
             });

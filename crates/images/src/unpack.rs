@@ -10,6 +10,10 @@
 //! (OCI image-spec, `layer.md`; kernel documentation, `overlayfs.rst`.) A later entry replaces an
 //! earlier one of the same name; a directory stays and takes the new attributes. Directories get
 //! their times last, when nothing more is made in them.
+//!
+//! An archive of images is unpacked by the same rules, except that it holds documents and layers, not
+//! a file system: what is no file, directory or link is refused there before it is made, so that
+//! whoever reads it opens no device.
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -56,14 +60,28 @@ pub enum UnpackError {
     },
 }
 
+/// What an archive is of, and so what may be in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// A layer of a file system: everything that one can have, and whiteouts.
+    Layer,
+    /// Images: files, directories, and links among them.
+    Images,
+}
+
 /// Unpacks `reader` into the empty directory `path`, to the end of the archive. Gives back what the
 /// directory takes, and the reader.
-pub(crate) fn unpack<R: BufRead>(reader: R, path: &Path) -> Result<(Usage, R), UnpackError> {
+pub(crate) fn unpack<R: BufRead>(
+    reader: R,
+    path: &Path,
+    content: Content,
+) -> Result<(Usage, R), UnpackError> {
     let whole = |source| UnpackError::Write { path: "/".to_owned(), source };
     let tree = Tree::open(path).map_err(whole)?;
     let mut archive = Archive::new(reader);
     let mut unpacker = Unpacker {
         tree: &tree,
+        content,
         parent: None,
         times: HashMap::new(),
         usage: Usage { bytes: BLOCK, inodes: 1 },
@@ -105,6 +123,7 @@ impl From<Errno> for Problem {
 
 struct Unpacker<'a> {
     tree: &'a Tree,
+    content: Content,
     /// The directory that the last entry was made in: the next one is most often made there too.
     parent: Option<(Vec<u8>, OwnedFd)>,
     times: HashMap<Vec<u8>, (i64, u32)>,
@@ -127,7 +146,12 @@ impl Unpacker<'_> {
                 _ => Err(Problem::Hostile("only a directory can be the root")),
             };
         }
-        if let Some(hidden) = name.strip_prefix(b".wh.") {
+        let whiteout = name.strip_prefix(b".wh.");
+        let node = matches!(entry.kind, Kind::CharDevice | Kind::BlockDevice | Kind::Fifo);
+        if self.content == Content::Images && (node || whiteout.is_some()) {
+            return Err(Problem::Hostile("images are kept in files and directories"));
+        }
+        if let Some(hidden) = whiteout {
             return self.whiteout(parent, hidden);
         }
         self.enter(parent)?;

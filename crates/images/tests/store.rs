@@ -12,9 +12,9 @@ use std::fs;
 use std::process::Command;
 
 use fake::digest;
-use images::{Config, Error, Usage};
+use images::{Config, Error, UnpackError, Usage};
 use model::ImageRef;
-use rig::{Blob, Layer, Rig, push};
+use rig::{Blob, Head, Layer, Rig, push};
 
 fn layer(text: &str) -> Blob {
     Blob::gzip(Layer::new().dir("d").file("d/f", text.as_bytes()).file(text, &vec![7; 20_000]))
@@ -373,6 +373,19 @@ async fn an_archive_needs_a_name_and_right_content() {
     let hostile = Layer::new().symlink("manifest.json", "/etc/passwd").end();
     let error = import(hostile, Some("a")).await.unwrap_err();
     assert!(matches!(error, Error::Archive { .. }), "{error}");
+    // A device would be opened to be read: null, a disk, a pipe that nobody writes to.
+    let head = |flag, device| Head { flag, mode: 0o666, device, ..Head::default() };
+    let nodes = [head(b'3', (1, 3)), head(b'4', (7, 0)), head(b'6', (0, 0))];
+    for (name, node) in ["index.json", "manifest.json", "x"].into_iter().zip(nodes) {
+        let hostile = Layer::new().entry(name, node, b"").end();
+        let error = import(hostile, Some("a")).await.unwrap_err();
+        let Error::BadArchive(UnpackError::Hostile { path, .. }) = &error else {
+            panic!("{error:?}")
+        };
+        assert_eq!(path, name);
+    }
+    let hidden = import(Layer::new().file(".wh.index.json", b"").end(), Some("a")).await;
+    assert!(matches!(hidden, Err(Error::BadArchive(UnpackError::Hostile { .. }))), "{hidden:?}");
     let images = import(archive(&blob.bytes), Some("team/app:1")).await.unwrap();
     assert_eq!(images[0].to_string(), "docker.io/team/app:1");
     let images = import(archive(&blob.bytes), Some("aaa/other:1")).await.unwrap();
