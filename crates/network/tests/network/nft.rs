@@ -76,6 +76,12 @@ pub(crate) fn print(table: &str) -> Vec<(u16, usize, usize)> {
     print
 }
 
+/// Whether a set or map has an element in which `bytes` are.
+pub(crate) fn holds(table: &str, set: &str, bytes: &[u8]) -> bool {
+    let bodies = dump(13, INET, &[name(1, table), name(2, set)].concat());
+    bodies.iter().any(|body| body.windows(bytes.len()).any(|window| window == bytes))
+}
+
 /// Whether any object of nftables mentions the words.
 pub(crate) fn mentions(family: u8, words: &[u8]) -> bool {
     let found = |message| dump(message, family, &[]).into_iter();
