@@ -40,7 +40,7 @@ impl Census {
                 .iter()
                 .filter(|link| Path::new("/sys/class/net").join(link).exists())
                 .count(),
-            mounts: mounts.lines().filter(|line| line.contains(token)).count(),
+            mounts: mounts.lines().filter(|line| names(line.as_bytes(), token)).count(),
             cgroups: trees.iter().map(|tree| below(&tree.join(token))).sum(),
             files: below(dir),
         }
@@ -71,13 +71,22 @@ impl fmt::Display for Census {
 fn processes(token: &str) -> Vec<u32> {
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let names = |path: String| {
-        let bytes = fs::read(path).unwrap_or_default();
-        bytes.windows(token.len()).any(|window| window == token.as_bytes())
-    };
+    let file_names = |path: String| names(&fs::read(path).unwrap_or_default(), token);
     pids.filter(|pid| *pid != std::process::id())
-        .filter(|pid| names(format!("/proc/{pid}/environ")) || names(format!("/proc/{pid}/cgroup")))
+        .filter(|pid| {
+            file_names(format!("/proc/{pid}/environ")) || file_names(format!("/proc/{pid}/cgroup"))
+        })
         .collect()
+}
+
+/// Whether `text` has the token as a whole: `minke-demo-12` is in no word of `minke-demo-123`.
+fn names(text: &[u8], token: &str) -> bool {
+    let goes_on = |byte: Option<&u8>| byte.is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'-');
+    text.windows(token.len()).enumerate().any(|(at, window)| {
+        let before = at.checked_sub(1).and_then(|before| text.get(before));
+        let after = text.get(at + token.len());
+        window == token.as_bytes() && !goes_on(before) && !goes_on(after)
+    })
 }
 
 /// Files and directories at and below `path`.
@@ -95,6 +104,18 @@ fn below(path: &Path) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_demos_longer_token_is_not_ours() {
+        let token = "minke-demo-123";
+        for ours in ["MINKE_DEMO=minke-demo-123\0", "/tmp/minke-demo-123/state", "minke-demo-123"] {
+            assert!(names(ours.as_bytes(), token), "{ours}");
+        }
+        for other in ["/tmp/minke-demo-1234/state", "my-minke-demo-123", "minke-demo-12", ""] {
+            assert!(!names(other.as_bytes(), token), "{other}");
+        }
+        assert!(names(b"minke-demo-1234:minke-demo-123", token));
+    }
 
     #[test]
     fn what_is_there_is_counted_and_nothing_is_nothing() {

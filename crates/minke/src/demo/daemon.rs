@@ -40,11 +40,19 @@ pub(crate) fn command(dir: &Path, token: &str) -> Result<Command, Error> {
 }
 
 impl Daemon {
-    /// Starts the daemon below `dir` and waits until it answers.
-    pub(crate) async fn start(dir: &Path, token: &str) -> Result<Self, Error> {
+    /// Starts the daemon below `dir`; it does not answer yet. Whoever waits for it may be
+    /// interrupted, so it is the caller's before that.
+    pub(crate) fn spawn(dir: &Path, token: &str) -> Result<Self, Error> {
         let mut command = tokio::process::Command::from(command(dir, token)?);
-        let mut child = command.arg("serve").spawn().map_err(Error::io("start minke serve"))?;
-        let socket = dir.join("minke.sock");
+        let child = command.arg("serve").spawn().map_err(Error::io("start minke serve"))?;
+        let channel = connect(socket(dir));
+        let runtime = RuntimeServiceClient::new(channel.clone());
+        Ok(Self { child, runtime, images: ImageServiceClient::new(channel) })
+    }
+
+    /// Waits until it answers.
+    pub(crate) async fn ready(&mut self, dir: &Path) -> Result<(), Error> {
+        let socket = socket(dir);
         let ready = async {
             while UnixStream::connect(&socket).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -53,7 +61,7 @@ impl Daemon {
         let why = tokio::select! {
             () = ready => None,
             () = tokio::time::sleep(PATIENCE) => Some("it did not answer in 10 s".to_owned()),
-            status = child.wait() => Some(status.map_or_else(|e| e.to_string(), |s| s.to_string())),
+            status = self.child.wait() => Some(status.map_or_else(|e| e.to_string(), |s| s.to_string())),
         };
         if let Some(why) = why {
             let log = std::fs::read_to_string(dir.join("minke.log")).unwrap_or_default();
@@ -61,9 +69,7 @@ impl Daemon {
             let instead = format!("{why}: {last}");
             return Err(Error::Unexpected { what: "the daemon should serve", instead });
         }
-        let channel = connect(socket);
-        let runtime = RuntimeServiceClient::new(channel.clone());
-        Ok(Self { child, runtime, images: ImageServiceClient::new(channel) })
+        Ok(())
     }
 
     /// The daemon's process id.
@@ -72,12 +78,12 @@ impl Daemon {
     }
 
     /// Kills it on the spot, as a crash would.
-    pub(crate) async fn kill(mut self) -> Result<(), Error> {
+    pub(crate) async fn kill(&mut self) -> Result<(), Error> {
         self.child.kill().await.map_err(Error::io("kill the daemon"))
     }
 
     /// Asks it to end and waits until it has.
-    pub(crate) async fn stop(mut self) -> Result<(), Error> {
+    pub(crate) async fn stop(&mut self) -> Result<(), Error> {
         let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw);
         if let Some(pid) = pid {
             rustix::process::kill_process(pid, rustix::process::Signal::TERM)
@@ -88,6 +94,10 @@ impl Daemon {
         }
         Ok(())
     }
+}
+
+fn socket(dir: &Path) -> PathBuf {
+    dir.join("minke.sock")
 }
 
 fn connect(socket: PathBuf) -> Channel {

@@ -14,7 +14,7 @@ pub(crate) struct Stage {
     pub(crate) token: String,
     /// The directory of everything that the demo writes.
     pub(crate) dir: PathBuf,
-    /// The daemon, while one runs.
+    /// The daemon, from its first moment until it has ended.
     pub(crate) daemon: Option<Daemon>,
     /// The links that the pod and its bridge have on the host.
     pub(crate) links: Vec<String>,
@@ -42,7 +42,14 @@ impl Stage {
 
     /// Starts a daemon.
     pub(crate) async fn start(&mut self) -> Result<(), Error> {
-        self.daemon = Some(Daemon::start(&self.dir, &self.token).await?);
+        let daemon = Daemon::spawn(&self.dir, &self.token)?;
+        self.daemon.insert(daemon).ready(&self.dir).await
+    }
+
+    /// Kills the daemon on the spot, as a crash would.
+    pub(crate) async fn crash(&mut self) -> Result<(), Error> {
+        self.daemon()?.kill().await?;
+        self.daemon = None;
         Ok(())
     }
 
@@ -54,7 +61,7 @@ impl Stage {
 
     /// Ends the daemon, removes every pod, network and file, and counts what is left.
     pub(crate) async fn strike(mut self) -> (Census, Result<(), Error>) {
-        let mut result = match self.daemon.take() {
+        let mut result = match &mut self.daemon {
             Some(daemon) => daemon.stop().await,
             None => Ok(()),
         };

@@ -258,9 +258,7 @@ fn beats(stage: &Stage) -> usize {
 }
 
 async fn crash(stage: &mut Stage, scene: &Scene) -> Result<((), String), Error> {
-    if let Some(daemon) = stage.daemon.take() {
-        daemon.kill().await?;
-    }
+    stage.crash().await?;
     let before = beats(stage);
     tokio::time::sleep(Duration::from_millis(350)).await;
     let more = beats(stage) - before;
