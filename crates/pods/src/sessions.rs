@@ -66,8 +66,14 @@ impl Sessions for Runtime {
             let outputs = async { tokio::join!(pump_all(output), pump_all(errors)) };
             let inputs = pump_all(input);
             if only_input {
-                inputs.await;
+                tokio::select! {
+                    () = inputs => {}
+                    () = container.end() => {}
+                }
             } else {
+                // The container's end is no end of this: what it said last is in the pipes and in
+                // the keeper, which closes them when it has given everything, or when the client
+                // has taken nothing for ten seconds.
                 // Input may end long before output, and need not end at all.
                 tokio::pin!(inputs, outputs);
                 let mut open = true;
@@ -82,9 +88,6 @@ impl Sessions for Runtime {
         tokio::select! {
             () = pumping => {}
             () = resizing => {}
-            () = container.end() => {
-                // What it said last is in the pipes; the keeper closes them when it has written it.
-            }
         }
         Ok(())
     }
