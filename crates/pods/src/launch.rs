@@ -270,48 +270,4 @@ impl Shared {
         directories.retain(|dir| are_new(dir) || made(dir));
         directories
     }
-
-    /// Listens to a keeper until it goes.
-    pub(crate) fn follow(
-        self: &Arc<Self>,
-        pod: &Arc<Pod>,
-        keeper: Arc<keeper::Keeper>,
-        mut events: keeper::Events,
-    ) {
-        let (shared, pod) = (Arc::clone(self), Arc::clone(pod));
-        tokio::spawn(async move {
-            while let Some(event) = events.next().await {
-                shared.on_event(&pod, event).await;
-            }
-            keeper.lost().await;
-            // A pod that was stopped has let its keeper go before.
-            if let Err(error) = shared.keeper_lost(&pod).await {
-                let pod = pod.id.as_str();
-                tracing::error!(pod, error = &error as &dyn std::error::Error, "clean-up failed");
-            }
-        });
-    }
-
-    async fn on_event(self: &Arc<Self>, pod: &Arc<Pod>, event: keeper::Event) {
-        match event {
-            keeper::Event::ContainerExited { container, exit } => {
-                let Ok(container) = self.index.container(container.as_str()) else {
-                    // What a daemon had begun that died: nobody else will ever ask for it.
-                    if let Ok(keeper) = pod.keeper() {
-                        let _ = keeper.forget(&container).await;
-                    }
-                    return;
-                };
-                drop(container.starting.lock().await);
-                let end = crate::ends::End::Seen { code: exit.code, at: exit.at };
-                self.container_ended(pod, &container, end).await;
-            }
-            keeper::Event::LogDropped { container, lines, errno } => {
-                let error = std::io::Error::from_raw_os_error(errno);
-                let id = container.as_str();
-                tracing::warn!(container = id, lines, %error, "log lines were dropped");
-            }
-            _ => {}
-        }
-    }
 }

@@ -29,6 +29,7 @@ mod events;
 mod exec;
 mod files;
 mod filter;
+mod follow;
 mod holdings;
 mod index;
 mod info;

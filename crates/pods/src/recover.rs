@@ -14,7 +14,6 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use model::{ContainerId, PodState, Timestamp};
 use oci_spec::runtime::Spec;
@@ -25,6 +24,7 @@ use crate::ends::{self, End};
 use crate::error::Error;
 use crate::events::Events;
 use crate::filter::Filters;
+use crate::follow::{PATIENCE, phases};
 use crate::index::Index;
 use crate::journal::{Journal, Loaded};
 use crate::names::Names;
@@ -35,9 +35,6 @@ use crate::runtime::{Config, Parts, Runtime, Shared};
 use crate::stats::blocking;
 use crate::stop::run_to_end;
 use crate::view::ContainerPhase;
-
-/// How long a keeper that nobody knows may take to say hello.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Runtime {
     /// Takes over what the last daemon left and removes what belongs to no pod.
@@ -134,20 +131,30 @@ impl Shared {
         // A reboot has emptied the state directory; what becomes of the pod is written there too.
         record::make_private_dir(&self.journal.pod_dir(&pod.id))?;
         let spec = pod.spec();
-        let keeper = match this_boot.then(|| pod.cell().keeper_identity).flatten() {
-            Some(identity) if identity.is_alive() => self.reconnect(&pod).await,
+        let mut keeper = match this_boot.then(|| pod.cell().keeper_identity).flatten() {
+            Some(identity) if identity.is_alive() => self.reach(&pod).await,
             _ => None,
         };
         let known = match &keeper {
             Some((_, status, _)) => phases(status),
             None => HashMap::new(),
         };
+        let mut whole = Ok(());
         for record in containers {
-            self.recover_container(&pod, record, this_boot, &known)?;
+            let recovered = self.recover_container(&pod, record, this_boot, &known);
+            whole = whole.and(recovered);
+        }
+        if let Err(error) = whole {
+            let pod = pod.id.as_str();
+            tracing::error!(pod, error = &error as &dyn std::error::Error, "its pod ends");
+            if let Some((keeper, ..)) = keeper.take() {
+                keeper.kill();
+                keeper.lost().await;
+            }
         }
         match keeper {
             Some((keeper, status, events)) => {
-                self.adopt(&pod, Arc::new(keeper), status, events).await?;
+                self.adopt(&pod, Arc::new(keeper), status, events).await;
                 self.pod_names.adopt(spec.metadata.clone(), spec, pod.id.clone());
             }
             None => {
@@ -158,27 +165,6 @@ impl Shared {
         }
         self.journal.note(&pod).await;
         Ok(())
-    }
-
-    /// Speaks to the keeper of an earlier daemon; none where it does not answer.
-    async fn reconnect(
-        &self,
-        pod: &Pod,
-    ) -> Option<(keeper::Keeper, keeper::Status, keeper::Events)> {
-        let socket = self.journal.pod_dir(&pod.id).join("keeper.sock");
-        let connected = async {
-            let (keeper, events) = keeper::Keeper::connect(&socket).await?;
-            let status = keeper.status().await?;
-            Ok::<_, keeper::Error>((keeper, status, events))
-        };
-        match connected.await {
-            Ok(connected) => Some(connected),
-            Err(error) => {
-                let pod = pod.id.as_str();
-                tracing::error!(pod, error = &error as &dyn std::error::Error, "keeper is lost");
-                None
-            }
-        }
     }
 
     /// Kills the keeper that listens in a pod's directory, if there is one.
@@ -234,12 +220,12 @@ impl Shared {
             let _ = self.images.lease(&image, record.id.as_str());
         }
         let container = Arc::new(Container::new(record, pod.id.clone()));
+        pod.cell().containers.push(Arc::clone(&container));
+        self.index.insert_container(Arc::clone(&container));
         if this_boot && container.phase() != ContainerPhase::Exited {
             let pidfd = init.filter(|init| init.is_alive()).and_then(|init| pidfd(init.pid));
             container.cell().live = self.relive(pod, &container, pidfd)?.map(Arc::new);
         }
-        pod.cell().containers.push(Arc::clone(&container));
-        self.index.insert_container(container);
         Ok(())
     }
 
@@ -276,7 +262,7 @@ impl Shared {
         keeper: Arc<keeper::Keeper>,
         status: keeper::Status,
         events: keeper::Events,
-    ) -> Result<(), Error> {
+    ) {
         {
             let mut cell = pod.cell();
             cell.keeper = Some(Arc::clone(&keeper));
@@ -285,29 +271,9 @@ impl Shared {
                 cell.user_namespace = owner_of(keeper.pid()).map(Arc::new);
             }
         }
-        let phases = phases(&status);
-        for container in pod.containers() {
-            let end = match phases.get(&container.id) {
-                Some(keeper::ContainerPhase::Exited { exit, .. }) => {
-                    Some(End::Seen { code: exit.code, at: exit.at })
-                }
-                Some(_) => None,
-                None => Some(End::Unknown),
-            };
-            if let Some(end) = end {
-                self.container_ended(pod, &container, end).await;
-            }
-        }
-        for unknown in status.containers.iter().filter(|c| !listed(pod, &c.id)) {
-            // Created, and the daemon died before it could write that down: the caller tries again.
-            if let Some(pidfd) = pidfd(unknown.pid) {
-                let _ = sys::pidfd::send_signal(&pidfd, model::Signal::KILL.number());
-            }
-            let _ = keeper.forget(&unknown.id).await;
-        }
+        self.catch_up(pod, &keeper, &status).await;
         tracing::info!(pod = pod.id.as_str(), protocol = keeper.version(), "pod adopted");
         self.follow(pod, keeper, events);
-        Ok(())
     }
 
     /// Ends a pod that has no keeper any more.
@@ -372,15 +338,7 @@ impl Shared {
     }
 }
 
-fn phases(status: &keeper::Status) -> HashMap<ContainerId, keeper::ContainerPhase> {
-    status.containers.iter().map(|c| (c.id.clone(), c.state.clone())).collect()
-}
-
-fn listed(pod: &Pod, id: &ContainerId) -> bool {
-    pod.cell().containers.iter().any(|container| container.id == *id)
-}
-
-fn pidfd(pid: u32) -> Option<OwnedFd> {
+pub(crate) fn pidfd(pid: u32) -> Option<OwnedFd> {
     let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
     pidfd_open(pid, PidfdFlags::empty()).ok()
 }

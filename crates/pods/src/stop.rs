@@ -1,12 +1,10 @@
 //! Stopping and removing, of containers and of pods.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use model::{PodState, Signal};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::time::Instant;
 
 use crate::container::{Container, Live};
@@ -114,8 +112,10 @@ impl Shared {
             sooner
         });
         if first && let Some(live) = container.live() {
-            let container = Arc::clone(container);
-            tokio::spawn(async move { end(&container, &live, timeout).await });
+            let (shared, container) = (Arc::clone(self), Arc::clone(container));
+            tokio::spawn(async move {
+                end(&container, &live, timeout, || shared.kill_silent_keeper(&container)).await;
+            });
         }
         container.end().await;
     }
@@ -143,19 +143,21 @@ impl Shared {
         Ok(())
     }
 
+    /// The keeper of a container has not told of its end: it is killed, and its pod ends with it.
+    fn kill_silent_keeper(&self, container: &Container) {
+        let pod = self.index.pod(container.pod.as_str()).ok();
+        if let Some(keeper) = pod.and_then(|pod| pod.cell().keeper.clone()) {
+            let (container, keeper_pid) = (container.id.as_str(), keeper.pid());
+            tracing::error!(container, keeper_pid, "an end was not told: the keeper is killed");
+            keeper.kill();
+        }
+    }
+
     /// The body of StopPodSandbox; the caller has the pod's gate to itself.
     pub(crate) async fn stop_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
         let containers = pod.containers();
         let stops = containers.iter().map(|container| self.stop(container, Duration::ZERO));
-        tokio::select! {
-            _ = futures_util::future::join_all(stops) => {}
-            () = silence(pod, &containers) => {
-                if let Some(keeper) = &pod.cell().keeper {
-                    keeper.kill();
-                }
-                self.lose_containers(pod).await;
-            }
-        }
+        futures_util::future::join_all(stops).await;
         let keeper = pod.cell().keeper.take();
         if let Some(keeper) = keeper {
             self.let_go(pod, &keeper).await;
@@ -205,30 +207,9 @@ impl Shared {
     }
 }
 
-/// Returns where nobody will tell of the containers' ends: the keeper is gone, or it says nothing of
-/// processes that are gone. Stopping must not depend on it.
-async fn silence(pod: &Pod, containers: &[Arc<Container>]) {
-    let keeper = pod.cell().keeper.clone();
-    let dead = async {
-        for live in containers.iter().filter_map(|container| container.live()) {
-            #[expect(deprecated, reason = "the new way is unsafe; the borrow holds the descriptor")]
-            let process = AsyncFd::with_interest(live.pidfd.as_fd(), Interest::READABLE);
-            if let Ok(process) = process {
-                // A pidfd is readable from the end of the process on.
-                let _ = process.readable().await;
-            }
-        }
-        tokio::time::sleep(LETTING_GO).await;
-    };
-    match keeper {
-        Some(keeper) => tokio::select! { () = keeper.lost() => {}, () = dead => {} },
-        None => dead.await,
-    }
-}
-
 /// The one stop loop of a container: its signal, then SIGKILL at the deadline, however often that was
 /// brought forward, again and again until it has ended.
-async fn end(container: &Container, live: &Live, timeout: Duration) {
+async fn end(container: &Container, live: &Live, timeout: Duration, untold: impl Fn()) {
     if !timeout.is_zero() {
         signal(live, container.facts.stop_signal);
         let mut deadline = container.stop_deadline.subscribe();
@@ -242,17 +223,33 @@ async fn end(container: &Container, live: &Live, timeout: Duration) {
         }
     }
     let mut pause = FIRST_PAUSE;
+    let mut gone = None;
     loop {
         ends::kill(live);
         tokio::select! {
             () = container.end() => return,
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(LAST_PAUSE),
         }
+        if has_ended(live) {
+            // Stopping must not depend on the keeper, which only tells of it.
+            pause = FIRST_PAUSE * 10;
+            if gone.get_or_insert_with(Instant::now).elapsed() >= LETTING_GO {
+                untold();
+            }
+            continue;
+        }
         let id = container.id.as_str();
         if pause >= Duration::from_secs(1) {
             tracing::warn!(container = id, "it was killed and has not ended: is it stuck in I/O?");
         }
     }
+}
+
+/// Whether its init is gone, whoever was told of it.
+fn has_ended(live: &Live) -> bool {
+    let mut ended = [PollFd::new(&live.pidfd, PollFlags::IN)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(poll(&mut ended, Some(&at_once)), Ok(1))
 }
 
 fn signal(live: &Live, signal: Signal) {

@@ -11,6 +11,7 @@ mod exec;
 mod hostile;
 mod images;
 mod input;
+mod keepers;
 mod layers;
 mod logs;
 mod sandbox;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         events::group(),
         start::group(),
         state::group(),
+        keepers::group(),
     ];
     let trials = groups.into_iter().flat_map(|group| group.trials(tokio.handle())).collect();
     // A group's daemon ends here, with the last trial that holds it.

@@ -35,17 +35,17 @@ pub fn group() -> Group {
 }
 
 /// A parent of cgroups that no other test uses.
-fn parent(name: &str) -> String {
+pub fn parent(name: &str) -> String {
     format!("/e2e-{}-{name}", std::process::id())
 }
 
-async fn pod_below(cri: &Cri, name: &str, parent: &str) -> Pod {
+pub async fn pod_below(cri: &Cri, name: &str, parent: &str) -> Pod {
     let set = |c: &mut PodSandboxConfig| c.linux.as_mut().unwrap().cgroup_parent = parent.into();
     cri.pod_with(name, set).await
 }
 
 /// The same pod or container over a newer connection.
-async fn again(daemon: &Daemon, pod: &mut Pod, containers: &mut [&mut Container]) {
+pub async fn again(daemon: &Daemon, pod: &mut Pod, containers: &mut [&mut Container]) {
     let cri = daemon.cri().await;
     containers.iter_mut().for_each(|container| container.cri = cri.clone());
     pod.cri = cri;
@@ -60,7 +60,7 @@ fn counted(container: &Container) -> usize {
     lines.len()
 }
 
-async fn keeper_of(pod: &Pod) -> Pid {
+pub async fn keeper_of(pod: &Pod) -> Pid {
     let request = PodSandboxStatusRequest { pod_sandbox_id: pod.id.clone(), verbose: true };
     let answer = pod.cri.runtime().pod_sandbox_status(request).await.unwrap().into_inner();
     let info: serde_json::Value = serde_json::from_str(&answer.info["info"]).unwrap();
@@ -184,7 +184,7 @@ async fn pods_end_without_their_keepers() {
 }
 
 /// Removes what is listed until nothing is there any more.
-async fn eventually_nothing(daemon: &Daemon, parent: &str) {
+pub async fn eventually_nothing(daemon: &Daemon, parent: &str) {
     let cri = daemon.cri().await;
     let deadline = Instant::now() + SOON;
     loop {
