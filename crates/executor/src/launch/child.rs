@@ -9,8 +9,6 @@
 //!                         and sends a sibling with empty hands into it: see `entry`
 //! ```
 
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, Uid, fchown, fstat, openat};
@@ -130,18 +128,21 @@ pub(super) fn read_plan<T: DeserializeOwned>(
     serde_json::from_slice(&bytes).map_err(|_| Failure::new(Step::Plan, Errno::BADMSG))
 }
 
-/// Reads a file from its beginning, wherever others have read it to.
+/// Reads a file from its beginning. Nobody's position is moved: other processes read the same open
+/// file at the same time, as they do a filter that is shared.
 pub(super) fn read_all(file: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
-    let file = file.try_clone_to_owned().map_err(errno)?;
-    let _not_seekable = rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0));
+    const MORE: usize = 8 * 1024;
     let mut bytes = Vec::new();
-    File::from(file).read_to_end(&mut bytes).map_err(errno)?;
-    Ok(bytes)
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
-fn errno(error: std::io::Error) -> Errno {
-    Errno::from_io_error(&error).unwrap_or(Errno::IO)
+    loop {
+        let length = bytes.len();
+        bytes.reserve(MORE);
+        let read = io::retry_on_intr(|| {
+            io::pread(file, rustix::buffer::spare_capacity(&mut bytes), length as u64)
+        })?;
+        if read == 0 {
+            return Ok(bytes);
+        }
+    }
 }
 
 fn join_namespaces(context: &Context<'_>) -> Result<(), Failure> {
@@ -340,4 +341,29 @@ fn random() -> io::Result<usize> {
     let mut bytes = [0_u8; size_of::<usize>()];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
     Ok(usize::from_ne_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{MemfdFlags, memfd_create};
+
+    #[test]
+    fn many_read_one_open_file_at_the_same_time() {
+        let file = memfd_create("shared", MemfdFlags::CLOEXEC).unwrap();
+        let text: Vec<u8> = (0..100_000_u32).flat_map(u32::to_ne_bytes).collect();
+        let mut rest = text.as_slice();
+        while !rest.is_empty() {
+            rest = &rest[io::write(&file, rest).unwrap()..];
+        }
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        assert!(read_all(file.as_fd()).unwrap() == text);
+                    }
+                });
+            }
+        });
+    }
 }
