@@ -68,6 +68,7 @@ pub(crate) struct Bridge {
     filter: Mutex<Filter>,
     /// Never held while the kernel is asked for anything.
     state: Mutex<State>,
+    visitor: namespace::Visitor,
 }
 
 /// The host's links, and which of them is the bridge.
@@ -198,7 +199,8 @@ impl Bridge {
         self.records.write_pod(&request.pod, pod)?;
         namespace::bind(request.netns.as_fd(), &attachment.netns)?;
         let ipv6 = attachment.addresses.iter().any(|address| address.ip.is_ipv6());
-        let inside = namespace::sockets(request.netns.as_fd(), ipv6).map_err(unreachable)?;
+        let inside =
+            namespace::sockets(&self.visitor, request.netns.as_fd(), ipv6).map_err(unreachable)?;
         let link = {
             let mut host = self.host();
             let veth = Veth {
@@ -267,7 +269,7 @@ impl Bridge {
         let link = self.host().links.find(name).map_err(kernel("find veth", name))?;
         // Listen first: once unbound, the namespace may be gone before we do.
         let link = link.map(|link| (watch.wait(Change::Gone, link.index), link));
-        let sending = link.is_some() && namespace::is_sending(&attachment.netns);
+        let sending = link.is_some() && namespace::is_sending(&self.visitor, &attachment.netns);
         namespace::unbind(&attachment.netns)?;
         let Some((gone, link)) = link else { return self.forget(pod).map(|()| None) };
         let (pod, attachment) = (pod.clone(), attachment.clone());

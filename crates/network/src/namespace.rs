@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use sys::netlink::Family;
 use crate::error::{Error, Result};
 use crate::netlink;
 
-/// The threads below need next to nothing.
+/// The thread below needs next to nothing.
 const STACK: usize = 128 << 10;
 
 const RTMGRP_IPV6_IFADDR: u32 = 0x100;
@@ -71,8 +72,8 @@ pub(crate) struct Addresses(OwnedFd);
 
 /// Opens sockets inside the namespace, those that IPv6 wants too if the pod is to have it. While
 /// there, interfaces to come are told that other pods' router advertisements are not to be believed.
-pub(crate) fn sockets(netns: BorrowedFd<'_>, ipv6: bool) -> io::Result<Sockets> {
-    inside(netns, || {
+pub(crate) fn sockets(visitor: &Visitor, netns: BorrowedFd<'_>, ipv6: bool) -> io::Result<Sockets> {
+    visitor.inside(netns, move || {
         match fs::write("/proc/sys/net/ipv6/conf/default/accept_ra", "0") {
             // A kernel without IPv6.
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -121,9 +122,9 @@ fn is_announced(datagram: &[u8], interface: u32) -> bool {
 
 /// Whether TCP connections of the namespace bound to this path are still in use. Those of dead
 /// processes are until the other side has all that was sent. When in doubt they are.
-pub(crate) fn is_sending(path: &Path) -> bool {
+pub(crate) fn is_sending(visitor: &Visitor, path: &Path) -> bool {
     let counted = File::open(path).and_then(|netns| {
-        inside(netns.as_fd(), || {
+        visitor.inside(netns.as_fd(), || {
             let counters = ["/proc/thread-self/net/sockstat", "/proc/thread-self/net/sockstat6"];
             Ok(counters.iter().any(|path| {
                 // There is no second one without IPv6.
@@ -147,19 +148,62 @@ fn has_tcp(counters: &str) -> bool {
     })
 }
 
-/// Does something inside the namespace, on a thread that goes there and ends: no thread that does
-/// other work is ever left in a pod.
-fn inside<T: Send>(
-    netns: BorrowedFd<'_>,
-    work: impl FnOnce() -> io::Result<T> + Send,
-) -> io::Result<T> {
-    thread::scope(|scope| {
-        let thread = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || {
-            move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))?;
-            work()
-        })?;
-        thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread inside panicked")))
-    })
+type Visit = Box<dyn FnOnce() + Send>;
+
+/// The one thread that goes into pods' namespaces: no thread that does other work is ever left
+/// there. It stays for the next time, because a new one would have to wait for its turn on a busy
+/// machine; where it could not come home it ends, and the next visit starts another.
+#[derive(Debug, Default)]
+pub(crate) struct Visitor(Mutex<Option<mpsc::Sender<Visit>>>);
+
+impl Visitor {
+    /// Does something inside the namespace.
+    fn inside<T: Send + 'static>(
+        &self,
+        netns: BorrowedFd<'_>,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let netns = netns.try_clone_to_owned()?;
+        let (tell, told) = mpsc::sync_channel(1);
+        self.send(Box::new(move || {
+            let kind = Some(LinkNameSpaceType::Network);
+            let entered = move_into_link_name_space(netns.as_fd(), kind);
+            // Nobody waits any more where telling fails.
+            let _ = tell.send(entered.map_err(io::Error::from).and_then(|()| work()));
+        }))?;
+        told.recv().unwrap_or_else(|_| Err(io::Error::other("the thread inside panicked")))
+    }
+
+    fn send(&self, visit: Visit) -> io::Result<()> {
+        let mut sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let visit = match &*sender {
+            None => visit,
+            Some(sender) => match sender.send(visit) {
+                Ok(()) => return Ok(()),
+                Err(mpsc::SendError(visit)) => visit,
+            },
+        };
+        let started = start()?;
+        // It has just been started, and waits.
+        let _ = started.send(visit);
+        *sender = Some(started);
+        Ok(())
+    }
+}
+
+/// Starts a thread whose home is the caller's namespace. It ends with the sender.
+fn start() -> io::Result<mpsc::Sender<Visit>> {
+    let home = File::open("/proc/thread-self/ns/net")?;
+    let (sender, receiver) = mpsc::channel::<Visit>();
+    thread::Builder::new().name("namespaces".to_owned()).stack_size(STACK).spawn(move || {
+        while let Ok(visit) = receiver.recv() {
+            visit();
+            if move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::Network)).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(sender)
 }
 
 #[cfg(test)]

@@ -52,6 +52,7 @@ impl Bridge {
             host: host.into(),
             filter: filter.into(),
             state: state.into(),
+            visitor: namespace::Visitor::default(),
         };
         bridge.load()?;
         let subnets = bridge.subnets(fresh)?;
