@@ -126,20 +126,31 @@ impl<R: Replies> Link<R> {
         let packets = wire::packets(&body, fds).map_err(|errno| Error::Send(errno.into()))?;
         let (sender, receiver) = oneshot::channel();
         self.inner.waiting().replies.as_mut().ok_or_else(lost)?.insert(id, sender);
-        // A task of its own: an asker that goes away must not leave half a message on the socket.
-        let inner = Arc::clone(&self.inner);
-        let sent = tokio::spawn(async move { send(&inner, packets).await }).await;
-        if !matches!(sent, Ok(Ok(()))) {
+        if let Err(errno) = self.transmit(packets).await {
             if let Some(replies) = self.inner.waiting().replies.as_mut() {
                 replies.remove(&id);
             }
-            return match sent {
-                Ok(Err(Errno::PIPE | Errno::CONNRESET)) | Err(_) => Err(lost()),
-                Ok(Err(errno)) => Err(Error::Send(errno.into())),
-                Ok(Ok(())) => Err(lost()),
+            return match errno {
+                Errno::PIPE | Errno::CONNRESET => Err(lost()),
+                errno => Err(Error::Send(errno.into())),
             };
         }
         receiver.await.map_err(|_| lost())?.map_err(Error::Refused)
+    }
+
+    /// Sends a message, whole or not at all, even where the asker goes away meanwhile.
+    async fn transmit(&self, mut packets: VecDeque<Packet>) -> Result<(), Errno> {
+        if let (Ok(_turn), [packet]) = (self.inner.sending.try_lock(), packets.make_contiguous()) {
+            // The kernel takes a packet whole or not at all, and almost always at once.
+            match wire::send(self.inner.socket.get_ref().as_fd(), packet) {
+                Err(Errno::AGAIN) => {}
+                sent => return sent,
+            }
+        }
+        // A task of its own, because an asker that goes away would leave half a message behind.
+        let inner = Arc::clone(&self.inner);
+        let sent = tokio::spawn(async move { send(&inner, packets).await }).await;
+        sent.unwrap_or(Err(Errno::PIPE))
     }
 
     /// The end of an exec that a reply has announced; asked for once.

@@ -106,11 +106,14 @@ impl Seed {
             let mut fds = fds.into_iter();
             Ok((Unclaimed(fds.next()), fds))
         });
-        let (unclaimed, mut fds) = making.await.map_err(|_| Error::Lost { peer: PEER })??;
+        // The greeting lies in the socket when the keeper first looks. Where there will be no keeper
+        // the socket closes, and why is the seed's to tell.
+        let (made, greeted) = tokio::join!(making, Keeper::over(ours));
+        let (unclaimed, mut fds) = made.map_err(|_| Error::Lost { peer: PEER })??;
         let mut next = || fds.next().ok_or(Error::Unexpected { peer: PEER });
         let (net, ipc, uts) = (next()?, next()?, next()?);
         let user = fds.next();
-        let (keeper, events) = Keeper::over(ours).await?;
+        let (keeper, events) = greeted?;
         unclaimed.claim();
         Ok(Made { keeper, events, net, ipc, uts, user })
     }
