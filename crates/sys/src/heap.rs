@@ -16,10 +16,11 @@ pub fn keep_small() {
 
 /// Makes the allocator give back large blocks as soon as they are free. By itself it raises what
 /// counts as large with each that is freed, up to 32 MiB, and a message that was once that large
-/// would be held for good.
+/// would be held for good. Its threads share two arenas: each keeps what its busiest moment has
+/// needed, and by itself a daemon of many short-lived threads has eight for each processor.
 pub fn give_back_large() {
     #[cfg(target_env = "gnu")]
-    set(&[(libc::M_MMAP_THRESHOLD, 1024 * 1024)]);
+    set(&[(libc::M_MMAP_THRESHOLD, 1024 * 1024), (libc::M_ARENA_MAX, 2)]);
 }
 
 #[cfg(target_env = "gnu")]
