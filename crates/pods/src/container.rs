@@ -46,7 +46,6 @@ pub(crate) struct Cell {
     pub(crate) state: ContainerState,
     pub(crate) resources: Resources,
     pub(crate) init: Option<ProcessIdentity>,
-    pub(crate) oom_kills: u64,
     pub(crate) live: Option<Arc<Live>>,
 }
 
@@ -81,7 +80,6 @@ impl Container {
                 state: record.state,
                 resources: record.resources,
                 init: record.init,
-                oom_kills: record.oom_kills,
                 live: None,
             }),
         }
@@ -166,7 +164,6 @@ impl Container {
             facts: Arc::clone(&self.facts),
             resources: cell.resources.clone(),
             init: cell.init,
-            oom_kills: cell.oom_kills,
         }
     }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use cgroup::{Attachment, Cgroup};
 use executor::prepare::{self, Inputs, Prepared, RootSource, StdioSource};
 use model::{ContainerId, ContainerSpec, ContainerState, PidMode, PodId, Timestamp};
+use oci_spec::runtime::Spec;
 
 use crate::container::{Container, Live};
 use crate::ends::End;
@@ -126,30 +127,33 @@ impl Shared {
             stdin_once: spec.stdin_once,
             log: draft.log.is_some(),
         };
-        let Prepared { launch, descriptors } = draft.prepared;
-        let log = draft.log.map(OwnedFd::from);
-        let created = keeper.create(id, launch, descriptors, stdio, log).await;
-        let created = created.map_err(|source| Error::Keeper {
-            pod: pod.id.clone(),
-            action: "create the container",
-            source,
-        })?;
+        let Draft { recipe, cgroup, log, prepared: Prepared { launch, descriptors } } = draft;
+        let log = log.map(OwnedFd::from);
+        let assembled = async {
+            let created = keeper.create(id, launch, descriptors, stdio, log).await;
+            created.map_err(|source| Error::Keeper {
+                pod: pod.id.clone(),
+                action: "create the container",
+                source,
+            })
+        };
+        // The record that will name both is written when both are there.
+        let (recipe, created) = tokio::try_join!(self.keep_spec(pod, id, recipe), assembled)?;
         let record = ContainerRecord {
             id: id.clone(),
             spec: Arc::clone(spec),
             created_at: Timestamp::now(),
             state: ContainerState::Created,
-            facts: Arc::new(draft.recipe.facts),
+            facts: Arc::new(recipe.facts),
             resources: spec.resources.clone(),
             init: ProcessIdentity::of(created.pid),
-            oom_kills: 0,
         };
         let container = Arc::new(Container::new(record, pod.id.clone()));
         container.cell().live = Some(Arc::new(Live {
             pidfd: created.pidfd,
-            cgroup: draft.cgroup,
-            spec: Arc::new(draft.recipe.spec),
-            filter: draft.recipe.filter,
+            cgroup,
+            spec: Arc::new(recipe.spec),
+            filter: recipe.filter,
         }));
         self.publish(pod, id.as_str(), EventKind::Created, || {
             pod.cell().containers.push(Arc::clone(&container));
@@ -211,7 +215,7 @@ impl Shared {
         user_namespace: Option<Arc<OwnedFd>>,
     ) -> Result<Draft, Error> {
         make_sources(spec)?;
-        let mut recipe = self.recipe(pod, id, spec, places)?;
+        let recipe = self.recipe(pod, id, spec, places)?;
         let writable = self.container_dir(id);
         record::make_private_dir(&writable)?;
         let (cgroup, attachment) = self.limited(pod, id, &recipe)?;
@@ -238,7 +242,6 @@ impl Shared {
         };
         let prepared = prepare::prepare(&recipe.spec, inputs)
             .map_err(|source| not_prepared(spec, id, source))?;
-        self.keep_spec(pod, id, &mut recipe)?;
         Ok(Draft { recipe, cgroup, log, prepared })
     }
 
@@ -268,22 +271,28 @@ impl Shared {
     }
 
     /// Writes the specification where the next daemon finds it.
-    fn keep_spec(&self, pod: &Pod, id: &ContainerId, recipe: &mut Recipe) -> Result<(), Error> {
+    async fn keep_spec(
+        &self,
+        pod: &Pod,
+        id: &ContainerId,
+        mut recipe: Recipe,
+    ) -> Result<Recipe, Error> {
         let path = self.spec_path(&pod.id, id);
-        let profile = recipe.filter.as_ref().map(|filter| filter.profile.clone());
-        let mut set = |profile| {
-            if let Some(linux) = recipe.spec.linux_mut() {
-                linux.set_seccomp(profile);
-            }
-        };
-        set(profile);
-        let bytes = serde_json::to_vec(&recipe.spec);
-        let linux = recipe.spec.linux_mut();
-        if let Some(linux) = linux {
-            linux.set_seccomp(None);
-        }
-        let bytes = bytes.map_err(|_| Error::Internal("a specification has no JSON form"))?;
-        record::replace(&path, &bytes, record::Durability::Process)
+        blocking(move || {
+            let profile = recipe.filter.as_ref().map(|filter| filter.profile.clone());
+            let set = |spec: &mut Spec, profile| {
+                if let Some(linux) = spec.linux_mut() {
+                    linux.set_seccomp(profile);
+                }
+            };
+            set(&mut recipe.spec, profile);
+            let bytes = serde_json::to_vec(&recipe.spec);
+            set(&mut recipe.spec, None);
+            let bytes = bytes.map_err(|_| Error::Internal("a specification has no JSON form"))?;
+            record::replace(&path, &bytes, record::Durability::Process)?;
+            Ok(recipe)
+        })
+        .await
     }
 
     /// Where a container's runtime specification is kept.
@@ -331,12 +340,9 @@ impl Shared {
         let state = container.state();
         let pod = self.index.pod(container.pod.as_str())?;
         let _gate = pod.gate.read().await;
-        let (ContainerState::Created, Some(live)) = (&state, container.live()) else {
+        if state != ContainerState::Created {
             return Err(container.wrong_state(&state, "only a created container can be started"));
-        };
-        let cgroup = live.cgroup.clone();
-        container.cell().oom_kills =
-            blocking(move || Ok(cgroup.oom_kills().unwrap_or_default())).await?;
+        }
         let keeper = pod.keeper()?;
         let _starting = container.starting.lock().await;
         match keeper.start(&container.id).await {

@@ -46,11 +46,10 @@ impl Shared {
             return;
         }
         // By its name: a container that ended while no daemon was there has nothing else.
-        let (path, before) = (&container.facts.cgroup, container.cell().oom_kills);
-        let killed_by_oom = match cgroup::CgroupPath::new(path) {
+        let killed_by_oom = match cgroup::CgroupPath::new(&container.facts.cgroup) {
             Ok(path) => {
                 let cgroup = self.cgroups.open(&path);
-                let cleared = tokio::task::spawn_blocking(move || clear(&cgroup, before)).await;
+                let cleared = tokio::task::spawn_blocking(move || clear(&cgroup)).await;
                 cleared.unwrap_or(false)
             }
             Err(_) => false,
@@ -149,12 +148,12 @@ pub(crate) fn remove_by_force(cgroup: &Cgroup) {
     }
 }
 
-/// Empties and removes an ended container's cgroup; tells whether the kernel killed something in it
-/// for want of memory since `before` was counted.
-fn clear(cgroup: &Cgroup, before: u64) -> bool {
-    let kills = cgroup.oom_kills().unwrap_or(before);
+/// Empties and removes an ended container's cgroup, which was its own from the start; tells whether
+/// the kernel killed something in it for want of memory.
+fn clear(cgroup: &Cgroup) -> bool {
+    let kills = cgroup.oom_kills().unwrap_or_default();
     remove_by_force(cgroup);
-    kills > before
+    kills > 0
 }
 
 fn exit_of(end: End, killed_by_oom: bool) -> Exit {

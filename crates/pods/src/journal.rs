@@ -56,14 +56,17 @@ impl Journal {
     /// Writes the pod's record and has the copy follow.
     pub(crate) async fn save(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
         let (journal, pod) = (Arc::clone(self), Arc::clone(pod));
-        let saved = tokio::task::spawn_blocking(move || {
-            let path = journal.pod_dir(&pod.id).join("record.json");
-            match pod.recorded(|record| write(&path, record, Durability::Process)) {
-                Some(written) => written.map(|()| journal.mark(&pod.id)),
-                None => Ok(()),
-            }
-        });
+        let saved = tokio::task::spawn_blocking(move || journal.write(&pod));
         saved.await.unwrap_or(Err(Error::Internal("a record's writer was stopped")))
+    }
+
+    /// [`Journal::save`] for those who may block.
+    pub(crate) fn write(&self, pod: &Pod) -> Result<(), Error> {
+        let path = self.pod_dir(&pod.id).join("record.json");
+        match pod.recorded(|record| write(&path, record, Durability::Process)) {
+            Some(written) => written.map(|()| self.mark(&pod.id)),
+            None => Ok(()),
+        }
     }
 
     /// Writes down what has happened already, whether that can be written down or not: a full disk

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   Reserved    name, directory, record                     fail: nothing more to undo
-//!   Launched    keeper in the pod's namespaces, pod files   fail: the keeper is killed
+//!   Launched    keeper in the pod's namespaces; beside it   fail: the keeper is killed
+//!               the pod's files and cgroup
 //!   Networked   links, addresses, host ports                fail: the network is released
 //!   READY
 //! ```
@@ -124,16 +125,12 @@ impl Reserved {
         // Written down before they are made: a daemon that dies in between leaves nothing unknown.
         let path = shared.pod_cgroup(id, &spec)?;
         pod.cell().cgroups_made = shared.made_by_minke(&path, |dir| !dir.exists());
-        let dir = shared.journal.pod_dir(id);
-        let files = blocking(move || {
-            record::make_private_dir(&dir)?;
-            files::write(&dir, &spec).map(drop)
+        let (journal, reserved) = (Arc::clone(&shared.journal), Arc::clone(pod));
+        let written = blocking(move || {
+            record::make_private_dir(&journal.pod_dir(&reserved.id))?;
+            journal.write(&reserved)
         });
-        let written = match files.await {
-            Ok(()) => shared.journal.save(pod).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = written {
+        if let Err(error) = written.await {
             told(pod, shared.journal.erase(pod).await);
             return Err(error);
         }
@@ -141,7 +138,7 @@ impl Reserved {
         Ok(Self { shared: Arc::clone(shared), pod: Arc::clone(pod) })
     }
 
-    /// Makes the keeper.
+    /// Makes the keeper and, meanwhile, what needs none.
     async fn launch(self) -> Result<Launched, Error> {
         let spec = self.pod.spec();
         let modes = &spec.security.namespaces;
@@ -157,12 +154,16 @@ impl Reserved {
             max_version: self.shared.config.keeper_protocol,
         };
         let socket = self.shared.journal.pod_dir(&self.pod.id).join("keeper.sock");
-        let made = self.shared.seed.make(&sandbox, &socket).await;
-        let made = made.map_err(|source| Error::Keeper {
-            pod: self.pod.id.clone(),
-            action: "be made",
-            source,
-        })?;
+        let making = self.shared.seed.make(&sandbox, &socket);
+        let (made, furnished) = tokio::join!(making, self.shared.furnish(&self.pod));
+        let made = match made {
+            Ok(made) => made,
+            Err(source) => {
+                // The network is not there yet: this takes back the cgroup.
+                told(&self.pod, self.shared.release(&self.pod).await);
+                return Err(Error::Keeper { pod: self.pod.id.clone(), action: "be made", source });
+            }
+        };
         let keeper = Arc::new(made.keeper);
         {
             let mut cell = self.pod.cell();
@@ -170,7 +171,10 @@ impl Reserved {
             cell.keeper = Some(Arc::clone(&keeper));
             cell.user_namespace = made.user.map(Arc::new);
         }
-        Ok(Launched { reserved: self, keeper, events: made.events, netns: made.net })
+        match furnished {
+            Ok(()) => Ok(Launched { reserved: self, keeper, events: made.events, netns: made.net }),
+            Err(error) => Err(self.shared.take_back(&self.pod, &keeper, error).await),
+        }
     }
 }
 
@@ -178,20 +182,8 @@ impl Launched {
     /// Makes the network, where the pod has one of its own, and the pod READY.
     async fn network(self) -> Result<(), Error> {
         let Self { reserved: Reserved { shared, pod }, keeper, events, netns } = self;
-        let networked = shared.acquire(&pod, netns).await;
-        let readied = match networked {
-            Ok(()) => shared.make_pod_cgroup(&pod).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = readied {
-            pod.cell().keeper = None;
-            keeper.kill();
-            keeper.lost().await;
-            pod.cell().keeper_identity = None;
-            // What the network could not take back is in its own records, and goes at the next start.
-            told(&pod, shared.release(&pod).await);
-            shared.journal.note(&pod).await;
-            return Err(error);
+        if let Err(error) = shared.acquire(&pod, netns).await {
+            return Err(shared.take_back(&pod, &keeper, error).await);
         }
         shared.publish(&pod, pod.id.as_str(), EventKind::Created, || true);
         shared.publish(&pod, pod.id.as_str(), EventKind::Started, || {
@@ -240,11 +232,30 @@ impl Shared {
         Ok(())
     }
 
-    /// Makes the cgroup that will hold the containers' and remembers whether it was there.
-    async fn make_pod_cgroup(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
+    /// Takes back everything of a pod whose keeper is there, after a failure, which it gives back.
+    async fn take_back(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        keeper: &keeper::Keeper,
+        error: Error,
+    ) -> Error {
+        pod.cell().keeper = None;
+        keeper.kill();
+        keeper.lost().await;
+        pod.cell().keeper_identity = None;
+        // What the network could not take back is in its own records, and goes at the next start.
+        told(pod, self.release(pod).await);
+        self.journal.note(pod).await;
+        error
+    }
+
+    /// Writes the pod's files, makes the cgroup that will hold the containers' and remembers whether
+    /// it was there.
+    async fn furnish(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
         let path = self.pod_cgroup(&pod.id, &pod.spec())?;
         let (shared, pod) = (Arc::clone(self), Arc::clone(pod));
         blocking(move || {
+            files::write(&shared.journal.pod_dir(&pod.id), &pod.spec())?;
             let created = shared.cgroups.create(&path).map_err(|source| Error::Cgroup {
                 path: path.as_str().to_owned(),
                 action: "created",

@@ -132,6 +132,16 @@ impl Pod {
         }
     }
 
+    /// Whether it has been stopped and nothing is left to give back.
+    pub(crate) fn has_nothing(&self) -> bool {
+        let cell = self.cell();
+        cell.state == PodState::NotReady
+            && cell.keeper.is_none()
+            && cell.keeper_identity.is_none()
+            && cell.network.is_none()
+            && cell.cgroups_made.is_empty()
+    }
+
     pub(crate) fn forget_container(&self, id: &ContainerId) {
         self.cell().containers.retain(|container| container.id != *id);
     }

@@ -68,9 +68,6 @@ pub(crate) struct ContainerRecord {
     /// Its init while it lives.
     #[serde(default)]
     pub(crate) init: Option<ProcessIdentity>,
-    /// The OOM kills that its cgroup had counted when it was started.
-    #[serde(default)]
-    pub(crate) oom_kills: u64,
 }
 
 /// What creation found out about a container and nothing changes later.

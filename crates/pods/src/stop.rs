@@ -155,17 +155,24 @@ impl Shared {
 
     /// The body of StopPodSandbox; the caller has the pod's gate to itself.
     pub(crate) async fn stop_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
+        if pod.has_nothing() {
+            return Ok(());
+        }
         let containers = pod.containers();
         let stops = containers.iter().map(|container| self.stop(container, Duration::ZERO));
         futures_util::future::join_all(stops).await;
-        let keeper = pod.cell().keeper.take();
-        if let Some(keeper) = keeper {
-            self.let_go(pod, &keeper).await;
-        }
         self.publish(pod, pod.id.as_str(), EventKind::Stopped, || {
             std::mem::replace(&mut pod.cell().state, PodState::NotReady) == PodState::Ready
         });
-        let released = self.release(pod).await;
+        let keeper = pod.cell().keeper.take();
+        let leaving = async {
+            if let Some(keeper) = keeper {
+                self.let_go(pod, &keeper).await;
+            }
+        };
+        // The keeper has no connections of its own: the network need not wait for it. Where the
+        // daemon dies in between, the pod is stopped once more.
+        let ((), released) = tokio::join!(leaving, self.release(pod));
         pod.cell().keeper_identity = None;
         self.journal.note(pod).await;
         released
@@ -222,10 +229,13 @@ async fn end(container: &Container, live: &Live, timeout: Duration, untold: impl
             }
         }
     }
+    // The end of an init takes its PID namespace along, and what a shared one leaves is killed when
+    // the end is known. Only where that is not enough is the whole cgroup looked at, which on v1
+    // means to freeze it.
+    signal(live, Signal::KILL);
     let mut pause = FIRST_PAUSE;
     let mut gone = None;
     loop {
-        ends::kill(live);
         tokio::select! {
             () = container.end() => return,
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(LAST_PAUSE),
@@ -238,6 +248,7 @@ async fn end(container: &Container, live: &Live, timeout: Duration, untold: impl
             }
             continue;
         }
+        ends::kill(live);
         let id = container.id.as_str();
         if pause >= Duration::from_secs(1) {
             tracing::warn!(container = id, "it was killed and has not ended: is it stuck in I/O?");
