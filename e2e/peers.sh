@@ -96,7 +96,7 @@ state = "$dir/state"
   runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
   BinaryName = "$runc"
-  Root = "$dir/runc"
+  Root = "$dir/state/runc"
 F
   PATH="$(dirname "$containerd"):$PATH" "$containerd" --config "$dir/config.toml" >>"$dir/containerd.log" 2>&1 &
   CONTAINERD_PID=$!

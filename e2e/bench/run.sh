@@ -1,0 +1,71 @@
+# Runs the benchmark: minke, containerd and the bare kernel in one network and mount namespace of
+# their own, so that nothing of them is left on the machine.
+# Sourced by the parts; needs common.sh and check.sh.
+
+. "$E2E/images/packages.sh"
+. "$E2E/registry.sh"
+. "$E2E/daemon.sh"
+. "$E2E/peers.sh"
+
+# bench_programs: builds all that is measured and what measures; sets CRICTL, MINKE and BENCH.
+bench_programs() {
+  CRICTL=$(crictl_path) && build_minke && BENCH=$(bench_program) || return 1
+  containerd_path >/dev/null && runc_path >/dev/null && cni_dir >/dev/null && have_nft || return 1
+  export CRICTL BENCH
+}
+
+# bench small|large ARGS...: measures with the small or the large images; ARGS go to the driver.
+bench() {
+  # shellcheck disable=SC2046
+  export -f $(compgen -A function)
+  "$BENCH" hurry unshare -n -m bash -c 'bench_in_namespaces "$@"' bench "$@"
+}
+
+# bench_program: builds the driver and prints its path.
+bench_program() {
+  local target="${CARGO_TARGET_DIR:-$TOP/target}/e2e-bench"
+  (cd "$E2E/bench" && CARGO_TARGET_DIR="$target" cargo build --release --quiet --locked) >&2 || return 1
+  printf '%s\n' "$target/release/bench"
+}
+
+# floor_program DIR: builds the floor and prints its path.
+floor_program() {
+  "${CC:-cc}" -O2 -Wall -Wextra -Werror -o "$1/floor" "$E2E/bench/floor.c" >&2 && printf '%s\n' "$1/floor"
+}
+
+# floor_root DIR: unpacks busybox out of the registry and prints where.
+floor_root() {
+  local repository="http://$REGISTRY/v2/library/busybox" digest
+  digest=$(curl -fsS -H 'Accept: application/vnd.docker.distribution.manifest.v2+json' "$repository/manifests/latest" |
+    sed 's/.*"layers"//' | grep -o 'sha256:[0-9a-f]*' | head -n 1)
+  mkdir -p "$1/floor-root"
+  curl -fsS "$repository/blobs/$digest" | tar -xz -C "$1/floor-root" && printf '%s\n' "$1/floor-root"
+}
+
+# bench_in_namespaces small|large ARGS...: measures; ARGS go to the driver, runtimes among them.
+bench_in_namespaces() {
+  local images="$1" code cgroup="bench-$$" directory
+  shift
+  mount --make-rprivate / && ip link set lo up || return 1
+  dir=$(mktemp -d /tmp/minke-bench-XXXXXX)
+  # What nodes have below /run, where both keep their state, is a tmpfs.
+  mkdir -p "$dir/minke/state" "$dir/containerd/state"
+  mount -t tmpfs state "$dir/minke/state" && mount -t tmpfs state "$dir/containerd/state" || return 1
+  start_registry "$dir/registry" && "$E2E/bench/images" "$REGISTRY" "$images" >"$dir/images.log" 2>&1 &&
+    start_minke "$dir/minke" && start_containerd "$dir/containerd" || return 1
+  "$BENCH" measure --dir "$dir/bench" --cgroup "$cgroup" --floor "$(floor_program "$dir")" --floor-root "$(floor_root "$dir")" \
+    --says "runc=$(peer_version runc github.com/opencontainers/runc)" \
+    --says "CNI plugins=$(peer_version cni github.com/containernetworking/plugins)" \
+    "minke=$MINKE_SOCK,$MINKE_PID" "containerd=$CONTAINERD_SOCK,$CONTAINERD_PID" "$@"
+  code=$?
+  stop_minke "$dir/minke"
+  kill -TERM "$CONTAINERD_PID" "$REGISTRY_PID" 2>/dev/null
+  wait "$CONTAINERD_PID" 2>/dev/null
+  # The daemons have left it now.
+  for directory in /sys/fs/cgroup/"$cgroup" /sys/fs/cgroup/*/"$cgroup"; do
+    [ ! -d "$directory" ] || find "$directory" -depth -type d -exec rmdir {} + 2>/dev/null
+  done
+  umount -l "$dir/minke/state" "$dir/containerd/state"
+  [ -n "${KEEP:-}" ] || rm -rf "$dir"
+  return "$code"
+}

@@ -1,0 +1,79 @@
+//! Are the pods the same? What every container really has, read in it; runtimes that give different
+//! things are not compared.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::kernel::line_of;
+use crate::peer::{IDLER, MASKED, MEMORY, Peer, Place, Pod};
+
+/// The facts that have to be equal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Facts(BTreeMap<&'static str, String>);
+
+/// Of /proc/PID/status.
+const STATUS: [&str; 8] =
+    ["Seccomp:", "NoNewPrivs:", "CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:", "Uid:"];
+
+impl Facts {
+    /// Asks inside a container.
+    pub(crate) async fn inside(peer: &mut Peer, pod: &Pod) -> Result<Self> {
+        let mut facts = BTreeMap::new();
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let status = text(peer.exec(&pod.container, &["cat", "/proc/1/status"]).await?);
+        for key in STATUS {
+            let line = status.lines().find_map(|line| line.strip_prefix(key));
+            facts.insert(key, line.context("a line of status is missing")?.trim().to_owned());
+        }
+        let mounts = text(peer.exec(&pod.container, &["cat", "/proc/1/mountinfo"]).await?);
+        let masked = MASKED
+            .iter()
+            .filter(|path| mounts.lines().any(|line| line.split(' ').nth(4) == Some(**path)));
+        facts.insert("masked paths", masked.copied().collect::<Vec<_>>().join(" "));
+        let limit = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || \
+                     cat /sys/fs/cgroup/memory.max";
+        let limit = text(peer.exec(&pod.container, &["sh", "-c", limit]).await?);
+        facts.insert("memory limit", limit.trim().to_owned());
+        Ok(Self(facts))
+    }
+
+    /// Stops the comparison where two runtimes differ, and where the request was not honoured.
+    pub(crate) fn check(peers: &[(String, Self)]) -> Result<()> {
+        let Some((first, facts)) = peers.first() else { bail!("no runtime was asked") };
+        ensure!(facts.0["Seccomp:"] == "2", "{first} has no seccomp filter");
+        ensure!(facts.0["memory limit"] == MEMORY.to_string(), "{first} set no memory limit");
+        for (name, others) in &peers[1..] {
+            for (key, value) in &facts.0 {
+                let other = &others.0[key];
+                ensure!(value == other, "{key} {value:?} with {first}, but {other:?} with {name}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads from the host what can be read there, which costs nothing: for each and every pod.
+    pub(crate) async fn hold(&self, place: &Place, pod: &Pod) -> Result<()> {
+        let pid = idler(place, pod).await.context("the pod's program does not run")?;
+        let status = format!("/proc/{pid}/status");
+        for key in STATUS {
+            let value = line_of(&status, key);
+            ensure!(value.as_ref() == self.0.get(key), "{key} {value:?} in {}", pod.order.cgroup);
+        }
+        let limit = place.cgroups.memory_limit(pid).unwrap_or_default();
+        ensure!(limit.trim() == self.0["memory limit"], "memory limit {limit:?}");
+        Ok(())
+    }
+}
+
+/// The pod's program. The shell that has said that it is ready becomes it a moment later.
+async fn idler(place: &Place, pod: &Pod) -> Option<u32> {
+    for _ in 0..1000 {
+        let pids = place.cgroups.processes(&pod.order.cgroup);
+        if let Some(pid) = pids.into_iter().find(|pid| crate::kernel::comm(*pid) == IDLER) {
+            return Some(pid);
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    None
+}
