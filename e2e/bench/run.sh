@@ -28,6 +28,11 @@ bench_program() {
   printf '%s\n' "$target/release/bench"
 }
 
+# bench_tests: the driver's own.
+bench_tests() {
+  cd "$E2E/bench" && CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$TOP/target}/e2e-bench" cargo test --release --quiet --locked
+}
+
 # floor_program DIR: builds the floor and prints its path.
 floor_program() {
   "${CC:-cc}" -O2 -Wall -Wextra -Werror -o "$1/floor" "$E2E/bench/floor.c" >&2 && printf '%s\n' "$1/floor"
