@@ -56,13 +56,7 @@ func TestForwardingSurvivesAReset(t *testing.T) {
 	client := minke(t)
 	config := podConfig(t)
 	pod := client.run(t, config)
-	program, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	container := containerConfig()
-	container.Mounts = []*v1.Mount{{ContainerPath: "/conform", HostPath: program, Readonly: true}}
-	container.Envs = []*v1.KeyValue{{Key: servers, Value: []byte("1")}}
+	container := itself(t, servers, "1")
 	container.Command = []string{"/conform"}
 	id := client.start(t, pod, container, config)
 	logs("main.log", "stdout F ready")(t, subject{client: client, container: id, podConfig: config})

@@ -71,18 +71,24 @@ func metricsOf(t *testing.T, c client, pod string) map[string]uint64 {
 	return values
 }
 
-// Processes and threads are counted as what they are.
-func TestProcessesAndThreadsAreTrue(t *testing.T) {
-	client := minke(t)
-	config := podConfig(t)
-	pod := client.run(t, config)
+// itself is a container that has this program as /conform, with a variable that says what it is to be.
+func itself(t *testing.T, role, value string) *v1.ContainerConfig {
 	program, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	container := containerConfig()
 	container.Mounts = []*v1.Mount{{ContainerPath: "/conform", HostPath: program, Readonly: true}}
-	container.Envs = []*v1.KeyValue{{Key: threads, Value: []byte("12")}}
+	container.Envs = []*v1.KeyValue{{Key: role, Value: []byte(value)}}
+	return container
+}
+
+// Processes and threads are counted as what they are.
+func TestProcessesAndThreadsAreTrue(t *testing.T) {
+	client := minke(t)
+	config := podConfig(t)
+	pod := client.run(t, config)
+	container := itself(t, threads, "12")
 	container.Command = []string{"sh", "-c", "sleep 1000 & sleep 1000 & /conform; true"}
 	id := client.start(t, pod, container, config)
 	host := func(pattern string) (processes, threads uint64) {
