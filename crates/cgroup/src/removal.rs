@@ -36,6 +36,8 @@ fn remove_tree(directory: &Path, unified: bool, deadline: Instant) -> Result<(),
         match file::retry(|| rustix::fs::rmdir(directory)) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
             Err(Errno::BUSY | Errno::NOTEMPTY) => {}
+            // Said of a read-only tree before it is looked whether anything is there.
+            Err(Errno::ROFS) if !directory.exists() => return Ok(()),
             Err(source) => return Err(Error::Remove { path: directory.to_owned(), source }),
         }
         let mut childless = true;

@@ -4,6 +4,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use cgroup::{Controller, Error};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, MountPropagationFlags, mount_change, mount_remount};
+use rustix::thread::UnshareFlags;
 
 use crate::{Fixture, PATIENCE, await_line, eventually, hierarchies, resources, spawn_in};
 
@@ -72,5 +75,39 @@ fn removal_waits_for_the_last_process_and_no_longer() {
         assert!(!below.exists() && !fixture.cgroup.exists());
         child.wait().unwrap();
         fixture.cgroup.remove(PATIENCE).unwrap();
+    }
+}
+
+/// Runs this where every cgroup tree is mounted read-only, as in many a container.
+fn among_read_only_trees(work: impl FnOnce() + Send) {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let trees = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let trees: Vec<_> = trees.filter(|words| words[2].starts_with("cgroup")).collect();
+    assert!(!trees.is_empty());
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            #[expect(deprecated, reason = "the flag it is unsound with is not used")]
+            rustix::thread::unshare(UnshareFlags::NEWNS).unwrap();
+            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+            mount_change("/", private).unwrap();
+            for tree in &trees {
+                mount_remount(tree[1], MountFlags::BIND | MountFlags::RDONLY, c"").unwrap();
+            }
+            work();
+        });
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn what_is_not_there_is_removed_from_a_read_only_tree() {
+    for hierarchy in hierarchies() {
+        let fixture = Fixture::new(&hierarchy, "read-only");
+        among_read_only_trees(|| {
+            let error = fixture.cgroup.remove(PATIENCE).unwrap_err();
+            assert_eq!(error.errno(), Some(Errno::ROFS), "{error}");
+        });
+        fixture.cgroup.remove(PATIENCE).unwrap();
+        among_read_only_trees(|| fixture.cgroup.remove(PATIENCE).unwrap());
     }
 }
