@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::census::Census;
+use super::census::{Census, Link};
 use super::daemon::{self, Daemon};
 use super::error::Error;
 
@@ -16,8 +16,6 @@ pub(crate) struct Stage {
     pub(crate) dir: PathBuf,
     /// The daemon, from its first moment until it has ended.
     pub(crate) daemon: Option<Daemon>,
-    /// The links that the pod and its bridge have on the host.
-    pub(crate) links: Vec<String>,
 }
 
 impl Stage {
@@ -35,7 +33,7 @@ impl Stage {
              [network]\nnetns_dir = \"{at}/netns\"\n[images]\ncerts_dirs = []\n"
         );
         let written = fs::write(dir.join("config.toml"), config);
-        let stage = Self { token, dir, daemon: None, links: Vec::new() };
+        let stage = Self { token, dir, daemon: None };
         written.map_err(Error::io("write the configuration"))?;
         Ok(stage)
     }
@@ -65,16 +63,20 @@ impl Stage {
             Some(daemon) => daemon.stop().await,
             None => Ok(()),
         };
+        // Nobody makes links any more, and nobody has removed any.
+        let links = Link::of_daemon(&self.dir.join("root"));
         result = result.and(self.reset().await);
         for tree in cgroup_trees() {
             // Empty by now; what is not shows in the count.
             let _ = fs::remove_dir(tree.join(&self.token));
         }
-        if result.is_ok() {
+        // What could not start cannot be reset, and has left nothing but files. They are kept where
+        // something in the kernel may still be at work with them.
+        if result.is_ok() || Census::take(&self.token, &self.dir, &links).is_files() {
             let removed = fs::remove_dir_all(&self.dir);
             result = removed.map_err(Error::io(format!("remove {}", self.dir.display())));
         }
-        (Census::take(&self.token, &self.dir, &self.links), result)
+        (Census::take(&self.token, &self.dir, &links), result)
     }
 
     async fn reset(&self) -> Result<(), Error> {

@@ -95,23 +95,13 @@ async fn run_pod(stage: &mut Stage, image: String) -> Result<(Scene, String), Er
     let request = cri::RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
     let ran = runtime.run_pod_sandbox(request).await.map_err(Error::rpc("run the pod"))?;
     let pod = ran.into_inner().pod_sandbox_id;
-    let request = cri::PodSandboxStatusRequest { pod_sandbox_id: pod.clone(), verbose: true };
+    let request = cri::PodSandboxStatusRequest { pod_sandbox_id: pod.clone(), verbose: false };
     let status =
         runtime.pod_sandbox_status(request).await.map_err(Error::rpc("tell its status"))?;
-    let status = status.into_inner();
-    let ip = status.status.and_then(|status| status.network).map(|n| n.ip).unwrap_or_default();
-    stage.links = links(&status.info);
+    let status = status.into_inner().status;
+    let ip = status.and_then(|status| status.network).map(|n| n.ip).unwrap_or_default();
     let told = format!("{ip} in a network, IPC and UTS namespace of its own");
     Ok((Scene { image, config, pod, ip, server: String::new() }, told))
-}
-
-/// The host's end of the pod's link, and its bridge, whose name the link's begins with.
-fn links(info: &std::collections::BTreeMap<String, String>) -> Vec<String> {
-    let info: serde_json::Value =
-        info.get("info").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    let link = info["network"]["host_link"].as_str().unwrap_or_default().to_owned();
-    let bridge = link.split('-').next().unwrap_or_default().to_owned();
-    vec![bridge, link]
 }
 
 /// Creates and starts a container that runs minke's binary as a guest.
