@@ -30,7 +30,7 @@ impl Settings {
             root: self.root.join("images"),
             max_concurrent_downloads: self.images.max_concurrent_downloads.into(),
             discard_layers: self.images.discard_layers,
-            pinned: self.images.pinned.clone(),
+            pinned: self.images.pinned_images.clone(),
         }
     }
 

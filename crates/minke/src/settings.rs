@@ -70,7 +70,7 @@ pub(crate) struct Network {
 pub(crate) struct Images {
     pub(crate) max_concurrent_downloads: u16,
     pub(crate) discard_layers: bool,
-    pub(crate) pinned: Vec<String>,
+    pub(crate) pinned_images: Vec<String>,
     pub(crate) certs_dirs: Vec<PathBuf>,
     pub(crate) docker_config: Option<PathBuf>,
     pub(crate) connect_timeout: Duration,
@@ -118,7 +118,7 @@ impl Default for Settings {
             images: Images {
                 max_concurrent_downloads: 3,
                 discard_layers: false,
-                pinned: Vec::new(),
+                pinned_images: Vec::new(),
                 certs_dirs: vec!["/etc/minke/certs.d".into(), "/etc/containerd/certs.d".into()],
                 docker_config: None,
                 connect_timeout: Duration::from_secs(30),

@@ -93,7 +93,7 @@ keys! {
     "images.discard_layers" => images.discard_layers:
         "Whether to delete a layer's compressed form once it is unpacked. It saves a third of the space;"
         "such images cannot be exported, and a layer that the disk damages has to be pulled again.";
-    "images.pinned" => images.pinned:
+    "images.pinned_images" => images.pinned_images:
         "Images that the kubelet must never remove to free space: names, where * stands for any text.";
     "images.certs_dirs" => images.certs_dirs:
         "Directories with <host>/hosts.toml: mirrors, CAs and client certificates of registries, in"

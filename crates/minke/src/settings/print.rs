@@ -91,7 +91,7 @@ mod tests {
     fn the_effective_file_reads_back() {
         let mut settings = Settings::default();
         settings.network.mtu = Some(9000);
-        settings.images.pinned = vec!["registry.k8s.io/pause:*".into()];
+        settings.images.pinned_images = vec!["registry.k8s.io/pause:*".into()];
         assert_eq!(read(&effective_file(&settings)), settings);
     }
 }

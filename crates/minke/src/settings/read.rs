@@ -247,6 +247,20 @@ mod tests {
     }
 
     #[test]
+    fn images_are_pinned_by_the_name_that_other_runtimes_give_the_key() {
+        let mut settings = Settings::default();
+        let mut mistakes = Vec::new();
+        let text = "[images]\npinned_images = [\"registry.k8s.io/pause:*\", \"busybox\"]\n";
+        merge(&mut settings, "c.toml", text, &mut mistakes);
+        assert_eq!(mistakes, Vec::<String>::new());
+        assert_eq!(settings.images.pinned_images, ["registry.k8s.io/pause:*", "busybox"]);
+        assert!(crate::settings::default_file().contains("\n#pinned_images = []\n"));
+        let mistake = &mistakes_of("[images]\n\npinned = [\"busybox\"]\n")[0];
+        assert!(mistake.starts_with("c.toml:3: images.pinned: unknown key"), "{mistake}");
+        assert!(mistake.contains("images.pinned_images"), "{mistake}");
+    }
+
+    #[test]
     fn a_named_file_has_to_be_there() {
         let missing = PathBuf::from("/nonexistent/minke.toml");
         let error = load(&Sources { file: Some(missing), ..Sources::default() }).unwrap_err();

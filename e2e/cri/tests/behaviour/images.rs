@@ -19,7 +19,7 @@ pub fn group() -> Group {
         archives_go_in_and_out,
         pinned_images_say_so,
     ];
-    let tests = Group::new("images", tests).with_settings("images.pinned = [\"*/pinned:*\"]");
+    let tests = Group::new("images", tests).with_settings("images.pinned_images = [\"*/pinned:*\"]");
     tests.and(alone![removing_frees_what_is_told, an_image_in_use_goes_with_its_last_container])
 }
 
