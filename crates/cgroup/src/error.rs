@@ -94,7 +94,10 @@ pub enum Error {
         text: String,
     },
     /// A limit was asked for that nothing on this node enforces.
-    #[error("{file} cannot be set: the {controller} controller is not available in {path}")]
+    #[error(
+        "{file} cannot be set: the {controller} controller is not available in {path}: it takes a \
+         kernel with {}, booted without cgroup_disable={controller}", .controller.option()
+    )]
     NoController {
         /// The missing controller.
         controller: Controller,

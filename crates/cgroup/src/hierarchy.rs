@@ -78,6 +78,21 @@ impl Controller {
         }
     }
 
+    /// What a kernel that has it is built with.
+    pub(crate) fn option(self) -> &'static str {
+        match self {
+            Self::Cpu => "CONFIG_CGROUP_SCHED and CONFIG_CFS_BANDWIDTH",
+            Self::Cpuacct => "CONFIG_CGROUP_CPUACCT",
+            Self::Cpuset => "CONFIG_CPUSETS",
+            Self::Memory => "CONFIG_MEMCG",
+            Self::Io => "CONFIG_BLK_CGROUP",
+            Self::Pids => "CONFIG_CGROUP_PIDS",
+            Self::Hugetlb => "CONFIG_CGROUP_HUGETLB",
+            Self::Devices => "CONFIG_CGROUP_DEVICE",
+            Self::Freezer => "CONFIG_CGROUP_FREEZER",
+        }
+    }
+
     fn parse(name: &str) -> Option<Self> {
         let name = if name == "blkio" { "io" } else { name };
         Self::ALL.into_iter().find(|controller| controller.as_str() == name)

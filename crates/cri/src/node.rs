@@ -12,7 +12,7 @@ pub struct Node {
     /// Runtime handlers that pods may name, beside the empty one.
     pub handlers: Vec<String>,
     /// Whether pods may have a user namespace.
-    pub user_namespaces: bool,
+    pub user_namespaces: Result<(), String>,
     /// Whether the kernel has AppArmor switched on.
     pub apparmor: bool,
     /// Whether the kernel has SELinux switched on.
@@ -31,10 +31,9 @@ const SECURITY: &str = "linux.security_context";
 impl Node {
     /// Refuses a pod that asks for what this node does not have.
     pub(crate) fn admit_pod(&self, spec: &PodSpec) -> Result<(), Invalid> {
-        if spec.security.namespaces.user.is_some() && !self.user_namespaces {
+        if let (Some(_), Err(reason)) = (&spec.security.namespaces.user, &self.user_namespaces) {
             let field = format!("{SECURITY}.namespace_options.userns_options");
-            let reason = "this kernel cannot map the ids of all volumes: Linux 6.3 is needed";
-            return Err(Invalid { field, reason: reason.into() });
+            return Err(Invalid { field, reason: reason.clone() });
         }
         self.admit_security(&spec.security)
     }
@@ -95,7 +94,7 @@ mod tests {
         Node {
             version: String::new(),
             handlers: Vec::new(),
-            user_namespaces: false,
+            user_namespaces: Err("this kernel has none".into()),
             apparmor: false,
             selinux: false,
             hugetlb: false,
@@ -140,8 +139,10 @@ mod tests {
         assert_eq!(refused(&node, |s| s.security.apparmor = local()), at("apparmor.localhost_ref"));
         let mut pod = PodSpec::default();
         pod.security.namespaces.user = Some(UserNamespace { uids: vec![], gids: vec![] });
-        assert!(node.admit_pod(&pod).is_err());
-        assert!(Node { user_namespaces: true, ..bare() }.admit_pod(&pod).is_ok());
+        let invalid = node.admit_pod(&pod).unwrap_err();
+        assert_eq!(invalid.field, format!("{SECURITY}.namespace_options.userns_options"));
+        assert_eq!(invalid.reason, "this kernel has none");
+        assert!(Node { user_namespaces: Ok(()), ..bare() }.admit_pod(&pod).is_ok());
         let confining =
             Node { apparmor: true, selinux: true, hugetlb: true, unified: true, ..bare() };
         assert_eq!(refused(&confining, |s| s.resources.hugepage_limits = pages(1)), None);

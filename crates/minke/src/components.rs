@@ -74,7 +74,7 @@ impl Settings {
         cri::Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             handlers: self.runtime.handlers.clone(),
-            user_namespaces: kernel().1 >= USER_NAMESPACES,
+            user_namespaces: user_namespaces(),
             apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled")
                 .is_ok_and(|text| text.starts_with(b"Y")),
             selinux: std::path::Path::new("/sys/fs/selinux/enforce").exists(),
@@ -89,7 +89,20 @@ impl Settings {
 pub(crate) fn check_kernel() -> Result<(), Failure> {
     let (needed, oldest) = OLDEST_KERNEL;
     let (found, version) = kernel();
-    if version < oldest { Err(Failure::Kernel { needed, found }) } else { Ok(()) }
+    if version < oldest {
+        return Err(Failure::Kernel { needed, found });
+    }
+    sys::feature::probe().map_err(Failure::Feature)
+}
+
+/// Whether pods can have user namespaces, or why not.
+fn user_namespaces() -> Result<(), String> {
+    let (found, version) = kernel();
+    if version < USER_NAMESPACES {
+        let needed = "this kernel cannot map the ids of all volumes: Linux 6.3 is needed";
+        return Err(format!("{needed}, this is {found}"));
+    }
+    sys::feature::user_namespaces().map_err(|missing| missing.to_string())
 }
 
 /// The running kernel's release and the first two numbers of it.

@@ -19,6 +19,9 @@ pub(crate) enum Failure {
         /// What uname(2) says.
         found: String,
     },
+    /// A part of the machine's kernel.
+    #[error("minke cannot run here")]
+    Feature(#[source] sys::feature::Missing),
     /// Somebody else is there.
     #[error("{} is served by another process already", path.display())]
     SocketServed {

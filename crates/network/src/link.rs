@@ -16,6 +16,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
+use sys::feature;
 
 use crate::attachment::Assigned;
 use crate::netlink::{self, Batch, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NetlinkError, Socket};
@@ -69,7 +70,7 @@ impl Links {
         ];
         let mut batch = Batch::default();
         batch.route(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL);
-        self.0.all(&batch)
+        self.0.all(&batch).map_err(|error| error.of(&feature::BRIDGE))
     }
 
     /// Turns a link on.
@@ -118,7 +119,7 @@ impl Links {
             .route(get_by_name(veth.host), 0);
         let mut found = Vec::new();
         for reply in self.0.exchange(&batch)? {
-            found = reply?;
+            found = reply.map_err(|error| error.of(&feature::VETH))?;
         }
         links(&found)
             .next()
@@ -396,4 +397,32 @@ fn links(answer: &[netlink::Message]) -> impl Iterator<Item = Link> {
         }
         Some(link)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use sys::netlink::Family;
+
+    use super::*;
+
+    #[test]
+    fn a_kind_of_link_that_the_kernel_does_not_have_is_missing() {
+        let make = |kind: &str| {
+            let mut link = LinkMessage::default();
+            link.attributes = vec![
+                LinkAttribute::IfName("minke-none".to_owned()),
+                LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Other(kind.to_owned()))]),
+            ];
+            let mut batch = Batch::default();
+            batch.route(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL);
+            Socket::open(Family::Route).all(&batch).unwrap_err()
+        };
+        let error = make("minke-none").of(&feature::BRIDGE);
+        assert!(matches!(error, NetlinkError::Missing(_)), "{error}");
+        assert!(error.to_string().contains("modprobe bridge"), "{error}");
+        // A name that is too long is refused for what it is.
+        let mut links = Links::new(Socket::open(Family::Route));
+        let error = links.make_bridge("minke-whose-name-is-too-long", [2; 6]).unwrap_err();
+        assert!(matches!(error, NetlinkError::Refused(_)), "{error}");
+    }
 }

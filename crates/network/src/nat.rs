@@ -30,6 +30,7 @@ use std::collections::HashSet;
 
 use model::Protocol;
 use rustix::io::Errno;
+use sys::feature;
 
 use crate::netlink::{Batch, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NetlinkError, Socket};
 use crate::nfnetlink::{self, Attributes, NFPROTO_INET, SUBSYSTEM_NFTABLES, Transaction};
@@ -153,7 +154,7 @@ impl Nat {
         match transaction.commit(&mut self.socket) {
             // The table is not as we left it.
             Err(NetlinkError::Refused(_)) => self.write(),
-            result => result,
+            result => result.map_err(|error| error.of(&feature::NFTABLES)),
         }
     }
 
@@ -169,7 +170,8 @@ impl Nat {
         self.elements(&mut transaction, NFT_MSG_NEWSETELEM, NLM_F_CREATE, &self.mappings);
         let result = transaction.commit(&mut self.socket);
         self.written = result.is_ok();
-        result
+        // All that the transaction names is made in it: what is not found is a part of the kernel.
+        result.map_err(|error| error.of(&feature::NFTABLES).of(&feature::NAT))
     }
 
     fn table(&self) -> Attributes {

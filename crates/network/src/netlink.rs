@@ -8,6 +8,7 @@ use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
+use sys::feature::{Feature, Missing};
 use sys::netlink::Family;
 
 pub(crate) const NLM_F_REQUEST: u16 = 0x1;
@@ -56,6 +57,9 @@ pub enum NetlinkError {
     /// The kernel said no.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The kernel is built without what was asked of it, or its module is not loaded.
+    #[error(transparent)]
+    Missing(#[from] Missing),
     /// The socket failed.
     #[error("netlink socket failed")]
     Socket(#[from] io::Error),
@@ -68,6 +72,16 @@ impl NetlinkError {
     /// Whether the kernel refused with this error number.
     pub(crate) fn is(&self, errno: Errno) -> bool {
         matches!(self, Self::Refused(refusal) if refusal.is(errno))
+    }
+
+    /// The same, or the lack of what was asked for where that is what it says.
+    pub(crate) fn of(self, feature: &'static Feature) -> Self {
+        let errno = match &self {
+            Self::Refused(refusal) => Some(Errno::from_raw_os_error(refusal.errno)),
+            Self::Socket(error) => Errno::from_io_error(error),
+            Self::Missing(_) | Self::Answer(_) => None,
+        };
+        errno.and_then(|errno| feature.missing(errno)).map_or(self, Self::Missing)
     }
 }
 

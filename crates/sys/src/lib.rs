@@ -2,6 +2,7 @@
 
 pub mod bpf;
 pub mod clone;
+pub mod feature;
 pub mod fork;
 pub mod heap;
 pub mod keyring;

@@ -98,6 +98,7 @@ fn a_cpuset_binds() {
     if !fixture.features().has(Controller::Cpuset) {
         let error = fixture.cgroup.apply(&resources(r#"{"cpu":{"cpus":"0"}}"#)).unwrap_err();
         assert!(matches!(error, Error::NoController { .. }), "{error}");
+        assert!(error.to_string().contains("it takes a kernel with CONFIG_"), "{error}");
         return;
     }
     fixture.cgroup.apply(&resources(r#"{"cpu":{"cpus":"0","mems":"0"}}"#)).unwrap();
@@ -159,6 +160,7 @@ fn what_nothing_enforces_is_refused_by_name() {
                 result.unwrap();
             } else {
                 let error = result.unwrap_err();
+                assert!(error.to_string().contains("it takes a kernel with CONFIG_"), "{error}");
                 let Error::NoController { controller: named, .. } = error else {
                     panic!("{error}")
                 };

@@ -41,7 +41,7 @@ impl Edge {
             runtime_handlers: self.handlers(),
             features: Some(v1::RuntimeFeatures {
                 supplemental_groups_policy: true,
-                user_namespaces_host_network: self.parts.node.user_namespaces,
+                user_namespaces_host_network: self.parts.node.user_namespaces.is_ok(),
                 mount_options: true,
             }),
         })
@@ -52,7 +52,7 @@ impl Edge {
         let node = &self.parts.node;
         let features = v1::RuntimeHandlerFeatures {
             recursive_read_only_mounts: true,
-            user_namespaces: node.user_namespaces,
+            user_namespaces: node.user_namespaces.is_ok(),
         };
         let names = std::iter::once(String::new()).chain(node.handlers.iter().cloned());
         names.map(|name| v1::RuntimeHandler { name, features: Some(features) }).collect()
