@@ -34,8 +34,8 @@ pub struct Daemon {
     pub dir: PathBuf,
     /// Its bridge is named by this and a number.
     prefix: String,
-    /// A file system of its own below `dir`, and its size.
-    small: Option<(&'static str, &'static str)>,
+    /// Words that come before its command line: a program that runs it in other surroundings.
+    within: Vec<String>,
     process: Mutex<Option<Child>>,
 }
 
@@ -75,14 +75,24 @@ impl Daemon {
             at("certs.d"),
         );
         put(&dir.join("config.toml"), text.as_bytes());
-        Self { dir, prefix, small: None, process: Mutex::new(None) }
+        Self { dir, prefix, within: Vec::new(), process: Mutex::new(None) }
     }
 
     /// The daemon sees a small file system of its own at `name` below its directory, a shared mount.
     /// It goes with the daemon, so such a daemon runs once.
-    pub fn with_small(mut self, name: &'static str, size: &'static str) -> Self {
-        fs::create_dir_all(self.dir.join(name)).unwrap();
-        self.small = Some((name, size));
+    pub fn with_small(self, name: &str, size: &str) -> Self {
+        let place = self.dir.join(name);
+        fs::create_dir_all(&place).unwrap();
+        let script = r#"mount -t tmpfs -o "size=$1" small "$2" && mount --make-shared "$2" &&
+            shift 2 && exec "$@""#;
+        let place = place.display().to_string();
+        let own = ["unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh"];
+        self.within(&[&own[..], &[size, &place]].concat())
+    }
+
+    /// The daemon is run by this program, with its command line as the last arguments.
+    pub fn within(mut self, words: &[&str]) -> Self {
+        self.within = words.iter().map(ToString::to_string).collect();
         self
     }
 
@@ -100,10 +110,7 @@ impl Daemon {
     /// Starts it with more arguments than the usual ones.
     pub fn run_with(&self, arguments: &[&str]) {
         let log = File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
-        let mut command = match self.small {
-            Some((name, size)) => self.in_own_mounts(name, size),
-            None => self.command(&["serve"]),
-        };
+        let mut command = self.serving();
         command.args(arguments);
         let child = command.stderr(log).spawn().unwrap();
         *self.process() = Some(child);
@@ -195,16 +202,20 @@ impl Daemon {
         command
     }
 
-    /// The daemon in a mount namespace of its own, with a small tmpfs in it.
-    fn in_own_mounts(&self, name: &str, size: &str) -> Command {
-        let mut command = Command::new("unshare");
-        let script = r#"mount -t tmpfs -o "size=$1" small "$2" && mount --make-shared "$2" &&
-            shift 2 && exec "$@""#;
-        command.args(["-m", "--propagation", "private", "sh", "-c", script, "sh", size]);
-        command.arg(self.dir.join(name)).arg(variable("MINKE"));
-        command.arg("--config").arg(self.dir.join("config.toml")).arg("serve");
-        command.stdin(Stdio::null());
+    /// `minke serve`, in the surroundings that it is to have.
+    fn serving(&self) -> Command {
+        let plain = self.command(&["serve"]);
+        let Some((program, words)) = self.within.split_first() else { return plain };
+        let mut command = Command::new(program);
+        command.args(words).arg(plain.get_program()).args(plain.get_args()).stdin(Stdio::null());
         command
+    }
+
+    /// Serves where that is bound to fail; gives what it said.
+    pub fn fail(&self) -> String {
+        let done = self.serving().stderr(Stdio::piped()).output().unwrap();
+        assert!(!done.status.success(), "{done:?}");
+        String::from_utf8_lossy(&done.stderr).into_owned()
     }
 
     fn process(&self) -> MutexGuard<'_, Option<Child>> {

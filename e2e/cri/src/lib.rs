@@ -4,6 +4,7 @@
 //!   group     tests that share a daemon, or have one each; run by libtest-mimic
 //!   daemon    a `minke serve` of a test's own
 //!   client    the CRI as a test speaks it: Cri -> Pod -> Container
+//!   probe     what is compiled for containers that want out
 //!   image     layers and images made by hand, as archives or for
 //!   registry  a small registry that can be told to lie
 //!   traces    what a daemon has in the kernel and on disk
@@ -16,5 +17,6 @@ pub mod client;
 pub mod daemon;
 pub mod group;
 pub mod image;
+pub mod probe;
 pub mod registry;
 pub mod traces;

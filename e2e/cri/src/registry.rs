@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::image::{Built, digest};
 
 /// What becomes of a blob on its way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lie {
     /// It breaks off in the middle, each time.
     Cut,
@@ -17,6 +17,8 @@ pub enum Lie {
     Flip,
     /// The rest of it does not come, for as long as this is so.
     Stall,
+    /// The rest of it does not come before the blob of this digest was asked for.
+    Until(String),
     /// It comes at so many bytes a millisecond.
     Slow(usize),
 }
@@ -98,6 +100,13 @@ impl Registry {
         self.state().asked.iter().filter(|asked| asked.path.ends_with(&digest)).cloned().collect()
     }
 
+    /// Asks it for a blob, as a client would, and does not wait for it.
+    pub fn ask(&self, repository: &str, blob: &[u8]) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let path = format!("/v2/{repository}/blobs/{}", digest(blob));
+        stream.write_all(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes()).unwrap();
+    }
+
     fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
         let mut lines = BufReader::new(stream.try_clone()?).lines();
         let Some(request) = lines.next().transpose()? else { return Ok(()) };
@@ -114,7 +123,7 @@ impl Registry {
         let (found, lie) = {
             let mut state = self.state();
             state.asked.push(Asked { path: path.clone(), from });
-            (state.content.get(&path).cloned(), state.lies.get(&name).copied())
+            (state.content.get(&path).cloned(), state.lies.get(&name).cloned())
         };
         let Some((kind, mut bytes)) = found else {
             let head = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
@@ -147,6 +156,18 @@ impl Registry {
                 // Until the client gives up.
                 stream.set_read_timeout(Some(Duration::from_secs(60)))?;
                 stream.read(&mut [0]).map(drop)
+            }
+            Some(Lie::Until(other)) => {
+                stream.write_all(&rest[..rest.len() / 2])?;
+                let deadline = Instant::now() + Duration::from_secs(20);
+                let asked = || self.state().asked.iter().any(|asked| asked.path.ends_with(&other));
+                while !asked() {
+                    if Instant::now() > deadline {
+                        return Ok(());
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                stream.write_all(&rest[rest.len() / 2..])
             }
             Some(Lie::Slow(pace)) => rest.chunks(pace * 10).try_for_each(|piece| {
                 std::thread::sleep(Duration::from_millis(10));

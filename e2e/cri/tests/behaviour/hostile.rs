@@ -4,12 +4,13 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use e2e_cri::client::{Container, Pod, eventually, image_spec, namespaces};
 use e2e_cri::daemon::{DIR, Daemon};
 use e2e_cri::group::Group;
 use e2e_cri::image::{Built, Tar};
+use e2e_cri::probe::{PRELOADED, PROBE};
 use e2e_cri::traces::controller;
 use e2e_cri::{alone, at_daemon};
 use k8s_cri::v1::*;
@@ -18,6 +19,7 @@ use tonic::Code;
 pub fn group() -> Group {
     let tests = at_daemon![
         programs_that_are_the_keeper_or_its_files,
+        a_loader_of_the_image_in_programs_that_are_the_keeper,
         working_directories_that_are_descriptors,
         device_nodes_of_an_image,
         links_swapped_under_mount_targets,
@@ -30,16 +32,6 @@ pub fn group() -> Group {
         .and(alone![a_flood_on_a_full_disk, what_a_user_namespace_was_given_is_locked])
 }
 
-/// The static program that probes from within.
-static PROBE: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let program = DIR.join("probe");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("probe.c");
-    let mut compile = Command::new("cc");
-    compile.args(["-static", "-O1", "-o"]).arg(&program).arg(source);
-    assert!(compile.status().unwrap().success());
-    fs::read(program).unwrap()
-});
-
 /// Brings an image of this layer in, under this name.
 fn imported(daemon: &Daemon, name: &str, layer: Tar) -> String {
     let layer = layer.file("name", name);
@@ -48,8 +40,12 @@ fn imported(daemon: &Daemon, name: &str, layer: Tar) -> String {
     name
 }
 
+fn with_probe(layer: Tar) -> Tar {
+    layer.program("probe", fs::read(&*PROBE).unwrap())
+}
+
 fn probe(daemon: &Daemon, name: &str) -> String {
-    imported(daemon, name, Tar::default().program("probe", &*PROBE).dir("v").dir("w").dir("tmp"))
+    imported(daemon, name, with_probe(Tar::default()).dir("v").dir("w").dir("tmp"))
 }
 
 fn context(config: &mut ContainerConfig) -> &mut LinuxContainerSecurityContext {
@@ -77,14 +73,20 @@ async fn neighbour(daemon: &Daemon, name: &str) -> Container {
     daemon.cri().await.pod(name).await.run("neighbour", &["sleep", "1000"]).await
 }
 
-async fn programs_that_are_the_keeper_or_its_files(daemon: Arc<Daemon>) {
-    let mut layer = Tar::default().program("exe", "#!/proc/self/exe\n");
+/// Programs of a layer that lead back to whoever starts them, and their paths.
+fn programs_that_lead_back(mut layer: Tar) -> (Tar, Vec<String>) {
+    layer = layer.program("exe", "#!/proc/self/exe\n");
     let mut programs = vec!["/exe".to_owned(), "/proc/self/exe".to_owned()];
     for number in 0..16 {
         layer = layer.program(&format!("fd{number}"), format!("#!/proc/self/fd/{number}\n"));
         programs.extend([format!("/fd{number}"), format!("/proc/self/fd/{number}")]);
     }
-    let image = imported(&daemon, "programs", layer.program("probe", &*PROBE));
+    (layer, programs)
+}
+
+async fn programs_that_are_the_keeper_or_its_files(daemon: Arc<Daemon>) {
+    let (layer, programs) = programs_that_lead_back(with_probe(Tar::default()));
+    let image = imported(&daemon, "programs", layer);
     let minke = fs::metadata(std::env::var("MINKE").unwrap()).unwrap().modified().unwrap();
     let pod = daemon.cri().await.pod("programs").await;
     let target =
@@ -102,6 +104,59 @@ async fn programs_that_are_the_keeper_or_its_files(daemon: Arc<Daemon>) {
     assert!(target.is_running().await);
     let after = fs::metadata(std::env::var("MINKE").unwrap()).unwrap().modified().unwrap();
     assert_eq!(minke, after);
+}
+
+/// A program of the host and what it is linked with, where its loader looks for it.
+fn linked(mut layer: Tar, program: &str) -> Tar {
+    let listed = Command::new("ldd").arg(program).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let paths = listed.split_whitespace().filter(|word| word.starts_with('/'));
+    for path in paths {
+        layer = layer.program(&path[1..], fs::read(path).unwrap());
+    }
+    layer
+}
+
+async fn a_loader_of_the_image_in_programs_that_are_the_keeper(daemon: Arc<Daemon>) {
+    let minke = std::env::var("MINKE").unwrap();
+    let before = fs::read(&minke).unwrap();
+    let layer = linked(with_probe(Tar::default()), &minke);
+    let layer = layer.program("true", fs::read("/bin/true").unwrap());
+    let layer = layer.program("preloaded.so", fs::read(&*PRELOADED).unwrap());
+    let layer = layer.file("etc/ld.so.preload", "/preloaded.so\n");
+    let (layer, programs) = programs_that_lead_back(layer);
+    let image = imported(&daemon, "loader", layer);
+    let well = neighbour(&daemon, "loader-neighbour").await;
+    let pod = daemon.cri().await.pod("loader").await;
+    let of_image = |config: &mut ContainerConfig| config.image = Some(image_spec(&image));
+    // The library works: a program of the image itself is written to.
+    let own = pod.run_with("own", &["/true"], of_image).await;
+    own.ended().await;
+    own.says("inside /true, open to write: ETXTBSY").await;
+    own.says("overwrite: ok").await;
+    let target = pod.run_with("target", &["/probe", "hold"], of_image).await;
+    let mut said = Vec::new();
+    for (number, program) in programs.iter().enumerate() {
+        let mut config = pod.container_config(&format!("c{number}"), &[program]);
+        of_image(&mut config);
+        let container = pod.try_create(config).await.unwrap();
+        match container.try_start().await {
+            Ok(()) => drop(container.ended().await),
+            Err(status) => assert!(status.message().contains("cannot execute"), "{status}"),
+        }
+        said.extend(container.logged());
+        match target.try_exec(&[program], 5).await {
+            Ok(answer) => said.extend(answer.out.lines().map(str::to_owned)),
+            Err(status) => assert!(status.message().contains("cannot execute"), "{status}"),
+        }
+    }
+    let wrote = |line: &&String| line.ends_with(": ok") && !line.contains("inside /true");
+    assert_eq!(said.iter().find(wrote), None, "{said:#?}");
+    assert!(fs::read(&minke).unwrap() == before, "the host's program was written to");
+    // The program of the keepers, too, is what it was.
+    assert_eq!(well.exec(&["echo", "well"]).await.out, "well\n");
+    let next = neighbour(&daemon, "loader-next").await;
+    assert_eq!(next.exec(&["echo", "well"]).await.out, "well\n");
 }
 
 async fn working_directories_that_are_descriptors(daemon: Arc<Daemon>) {
@@ -125,7 +180,7 @@ async fn device_nodes_of_an_image(daemon: Arc<Daemon>) {
     // The disk below this test's own files, and the machine's memory.
     let disk = fs::metadata(&*DIR).unwrap().dev();
     let disk = (rustix::fs::major(disk), rustix::fs::minor(disk));
-    let layer = Tar::default().program("probe", &*PROBE);
+    let layer = with_probe(Tar::default());
     let layer =
         layer.device('b', "disk", disk).device('c', "mem", (1, 1)).device('c', "null", (1, 3));
     let image = imported(&daemon, "devices", layer);
@@ -182,14 +237,38 @@ async fn links_swapped_under_mount_targets(daemon: Arc<Daemon>) {
     assert!(!mounts.contains(&name) && !mounts.contains("volumes/inner"), "{mounts}");
 }
 
+/// What only the containers of [`secretive`] may hold.
+fn secret() -> String {
+    format!("secret-of-{}-not-for-spies", std::process::id())
+}
+
+/// A container in a PID namespace of its own, with a secret in its environment.
+async fn secretive(pod: &Pod) -> Container {
+    let script = "test ${#SECRET} -gt 9 && exec sleep 1000";
+    let key = "SECRET".to_owned();
+    pod.run_with("secretive", &["sh", "-c", script], |config| {
+        config.envs = vec![KeyValue { key, value: secret() }];
+    })
+    .await
+}
+
+/// Execs with the secret in their environment, one in the spy's pod, one in another.
+async fn whisper(containers: &[Container; 2]) {
+    for container in containers {
+        assert_eq!(container.sh("echo $SECRET").await, secret());
+    }
+}
+
 /// A container that spies for so long.
 async fn spy(pod: &Pod, image: &str, milliseconds: u32, pid: NamespaceMode) -> Container {
-    let token = DIR.display().to_string();
+    let (token, secret) = (DIR.display().to_string(), secret());
     let (half, other) = token.split_at(token.len() / 2);
+    let (third, fourth) = secret.split_at(secret.len() / 2);
     let marker = DIR.join("marker");
     fs::write(&marker, "of the host").unwrap();
     let (time, marker) = (milliseconds.to_string(), marker.display().to_string());
-    pod.run_with("spy", &["/probe", "spy", &time, &marker, half, other], |config| {
+    let command = ["/probe", "spy", &time, &marker, half, other, third, fourth];
+    pod.run_with("spy", &command, |config| {
         config.image = Some(image_spec(image));
         context(config).namespace_options = Some(namespaces(NamespaceMode::Pod, pid));
         capable(config, "SYS_PTRACE");
@@ -204,10 +283,12 @@ async fn findings(spy: &Container) -> Vec<String> {
     let last = lines.pop().unwrap();
     let looks = last.split(' ').nth(6).and_then(|count| count.parse::<u32>().ok());
     assert!(looks.is_some_and(|looks| looks > 10), "{last}");
-    let before = lines.len();
-    lines.retain(|line| !line.ends_with(" probe"));
-    assert!(lines.len() < before, "the spy is blind: {last}");
-    lines
+    let (own, others): (Vec<_>, Vec<_>) = lines.into_iter().partition(|l| l.ends_with(" probe"));
+    for place in ["the memory", "the environment", "an open file"] {
+        let found = format!("found a word in {place} of");
+        assert!(own.iter().any(|line| line.contains(&found)), "the spy is blind: {last} {own:?}");
+    }
+    others
 }
 
 async fn a_spy_with_ptrace_in_a_shared_pid_namespace(daemon: Arc<Daemon>) {
@@ -223,6 +304,8 @@ async fn a_spy_with_ptrace_in_a_shared_pid_namespace(daemon: Arc<Daemon>) {
             });
         })
         .await;
+    let other = daemon.cri().await.pod("spy-shared-other").await;
+    let secretive = [secretive(&pod).await, secretive(&other).await];
     let spy = spy(&pod, &image, 3000, NamespaceMode::Pod).await;
     let mut number = 0;
     while spy.is_running().await {
@@ -232,6 +315,7 @@ async fn a_spy_with_ptrace_in_a_shared_pid_namespace(daemon: Arc<Daemon>) {
         let share = |config: &mut ContainerConfig| context(config).namespace_options = shared;
         let second = pod.run_with(&name, &["true"], share).await;
         second.remove().await;
+        whisper(&secretive).await;
         number += 1;
     }
     assert!(number > 3, "{number} containers came and went");
@@ -241,11 +325,14 @@ async fn a_spy_with_ptrace_in_a_shared_pid_namespace(daemon: Arc<Daemon>) {
 async fn a_spy_with_ptrace_on_execs_in_flight(daemon: Arc<Daemon>) {
     let image = probe(&daemon, "spy-exec");
     let pod = daemon.cri().await.pod("spy-exec").await;
+    let other = daemon.cri().await.pod("spy-exec-other").await;
+    let secretive = [secretive(&pod).await, secretive(&other).await];
     let spy = spy(&pod, &image, 3000, NamespaceMode::Container).await;
     let mut number = 0;
     while spy.is_running().await {
         // It may end between the question and this.
         let _ = spy.try_exec(&["/probe", "write", "/tmp/x"], 5).await;
+        whisper(&secretive).await;
         number += 1;
     }
     assert!(number > 10, "{number} execs");

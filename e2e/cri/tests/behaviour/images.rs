@@ -1,25 +1,31 @@
 //! Pulling, keeping and removing images.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use e2e_cri::client::{BUSYBOX, Cri, eventually, image_spec};
 use e2e_cri::daemon::Daemon;
 use e2e_cri::group::Group;
-use e2e_cri::image::{Built, Tar};
+use e2e_cri::image::{Built, Tar, digest};
 use e2e_cri::registry::{Lie, Registry};
 use e2e_cri::{alone, at_daemon};
 use k8s_cri::v1::*;
+use serde_json::json;
 use tonic::Code;
 
 pub fn group() -> Group {
     let tests = at_daemon![
         pulls_of_one_image_join,
+        layers_are_fetched_side_by_side,
+        no_more_layers_are_in_flight_than_configured,
+        a_layer_is_unpacked_while_it_comes,
         a_cancelled_pull_goes_on_where_it_stopped,
         archives_go_in_and_out,
         pinned_images_say_so,
     ];
-    let tests = Group::new("images", tests).with_settings("images.pinned_images = [\"*/pinned:*\"]");
+    let tests =
+        Group::new("images", tests).with_settings("images.pinned_images = [\"*/pinned:*\"]");
     tests.and(alone![removing_frees_what_is_told, an_image_in_use_goes_with_its_last_container])
 }
 
@@ -42,6 +48,90 @@ async fn pulls_of_one_image_join(daemon: Arc<Daemon>) {
     }
     assert!(pulls.join_all().await.iter().all(|id| *id == image.id()));
     assert_eq!(registry.asked(&image.layers[0]).len(), 1);
+}
+
+/// Bytes that no compression and no other file shares.
+fn noise(word: &str, length: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(length);
+    for number in 0.. {
+        if bytes.len() >= length {
+            break;
+        }
+        bytes.extend(digest(format!("{word}{number}").as_bytes()).into_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+async fn layers_are_fetched_side_by_side(daemon: Arc<Daemon>) {
+    let registry = Registry::start();
+    let layers = ["first", "second", "third", "fourth"]
+        .map(|word| Tar::default().file(&format!("side-by-side/{word}"), noise(word, 256 << 10)));
+    let image = Built::new(layers, &json!({}));
+    let name = registry.push("side-by-side:1", &image);
+    // The rest of each of the first two comes when the one after it was asked for.
+    for (held, next) in [(0, 1), (1, 2)] {
+        registry.lie(&image.layers[held], Lie::Until(digest(&image.layers[next])));
+    }
+    assert_eq!(daemon.cri().await.pull(&name).await.unwrap(), image.id());
+    let times: Vec<usize> = image.layers.iter().map(|l| registry.asked(l).len()).collect();
+    assert_eq!(times, [1, 1, 1, 1], "nothing was broken off and taken up again");
+}
+
+async fn no_more_layers_are_in_flight_than_configured(daemon: Arc<Daemon>) {
+    let registry = Registry::start();
+    let layers = ["a", "b", "c", "d"]
+        .map(|word| Tar::default().file(&format!("in-flight/{word}"), noise(word, 64 << 10)));
+    let image = Built::new(layers, &json!({}));
+    let name = registry.push("in-flight:1", &image);
+    let signal = b"three are in flight";
+    registry.put(&format!("in-flight/blobs/{}", digest(signal)), "", signal);
+    for layer in &image.layers {
+        registry.lie(layer, Lie::Until(digest(signal)));
+    }
+    let cri = daemon.cri().await;
+    let pull = tokio::spawn(async move { cri.pull(&name).await });
+    let in_flight = || image.layers.iter().filter(|l| !registry.asked(l).is_empty()).count();
+    eventually("three layers in flight", async || (in_flight() == 3).then_some(())).await;
+    // None of them can end, and the fourth has had its chance.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(in_flight(), 3);
+    registry.ask("in-flight", signal);
+    assert_eq!(pull.await.unwrap().unwrap(), image.id());
+}
+
+/// Whether a file of this name and content lies anywhere below a directory.
+fn lies_below(dir: &Path, name: &str, content: &[u8]) -> bool {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).any(|path| match path.symlink_metadata() {
+        Ok(about) if about.is_dir() => lies_below(&path, name, content),
+        Ok(_) => path.ends_with(name) && std::fs::read(&path).is_ok_and(|read| read == content),
+        Err(_) => false,
+    })
+}
+
+async fn a_layer_is_unpacked_while_it_comes(daemon: Arc<Daemon>) {
+    let registry = Registry::start();
+    let (early, late) = (noise("early", 1 << 20), noise("late", 3 << 20));
+    let layer = Tar::default().file("streamed-early", &early).file("streamed-late", &late);
+    let image = Built::of(layer);
+    let name = registry.push("streamed:1", &image);
+    let signal = b"the first file is there";
+    registry.put(&format!("streamed/blobs/{}", digest(signal)), "", signal);
+    // Half of the layer, for now: all of the first file, and not all of the second.
+    registry.lie(&image.layers[0], Lie::Until(digest(signal)));
+    let cri = daemon.cri().await;
+    let pull = tokio::spawn(async move { cri.pull(&name).await });
+    let root = daemon.dir.join("root");
+    eventually("the first file", async || {
+        lies_below(&root, "streamed-early", &early).then_some(())
+    })
+    .await;
+    assert!(!pull.is_finished() && !lies_below(&root, "streamed-late", &late));
+    registry.ask("streamed", signal);
+    assert_eq!(pull.await.unwrap().unwrap(), image.id());
+    assert!(lies_below(&root, "streamed-late", &late));
+    assert_eq!(registry.asked(&image.layers[0]).len(), 1, "it was fetched once");
 }
 
 async fn a_cancelled_pull_goes_on_where_it_stopped(daemon: Arc<Daemon>) {

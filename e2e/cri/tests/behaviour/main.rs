@@ -6,8 +6,10 @@
 //! `e2e/parts/cri WORD` those with the word in their names.
 
 mod container;
+mod demo;
 mod events;
 mod exec;
+mod features;
 mod hostile;
 mod images;
 mod input;
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
     let tokio = tokio::runtime::Runtime::new().expect("threads can be started");
     let groups = [
         input::group(),
+        features::group(),
         layers::group(),
         images::group(),
         hostile::group(),
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         start::group(),
         state::group(),
         keepers::group(),
+        demo::group(),
     ];
     let trials = groups.into_iter().flat_map(|group| group.trials(tokio.handle())).collect();
     // A group's daemon ends here, with the last trial that holds it.
