@@ -5,7 +5,7 @@ CLUSTER_DNS=10.96.0.10 SERVICE_RANGE=10.96.0.0/16
 
 # cluster_tools: builds what a cluster needs and sets a variable for each program.
 cluster_tools() {
-  have_jq && have_nft || return 1
+  have jq jq && have_nft || return 1
   KUBELET=$(kubernetes_path kubelet) && KUBEADM=$(kubernetes_path kubeadm) && KUBECTL=$(kubernetes_path kubectl) &&
     APISERVER=$(kubernetes_path kube-apiserver) && CONTROLLERS=$(kubernetes_path kube-controller-manager) &&
     SCHEDULER=$(kubernetes_path kube-scheduler) && PROXY=$(kubernetes_path kube-proxy) && ETCD=$(etcd_path) &&

@@ -1,9 +1,11 @@
 # What the parts of the end-to-end run share: the cache, built tools, free ports, waiting.
-# Sourced; sets E2E, TOP, MINKE_CACHE.
+# Sourced; sets E2E, E2E_TARGET, TOP, MINKE_CACHE.
 
 E2E=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 TOP=$(dirname "$E2E")
 : "${MINKE_CACHE:=${XDG_CACHE_HOME:-$HOME/.cache}/minke}"
+# Where the workspaces of the tests build.
+E2E_TARGET="${CARGO_TARGET_DIR:-$TOP/target}/e2e"
 export E2E TOP MINKE_CACHE
 mkdir -p "$MINKE_CACHE"
 
@@ -35,26 +37,32 @@ free_port() {
 }
 
 # have_go: makes sure that a Go toolchain is on the path that can fetch the one a go.mod asks for (1.21
-# or newer): the machine's, or else Debian's of a newer release, unpacked into the cache.
+# or newer): the machine's, or else that of a later release, unpacked into the cache.
 have_go() {
-  local dir="$MINKE_CACHE/go-1.24"
+  local dir="$MINKE_CACHE/go" home
   case "$(go env GOVERSION 2>/dev/null)" in
     go1.2[1-9]* | go1.[3-9][0-9]*) return ;;
   esac
-  if [ ! -x "$dir/usr/lib/go-1.24/bin/go" ]; then
+  if [ ! -e "$dir/complete" ]; then
     # shellcheck source=e2e/images/packages.sh
     . "$E2E/images/packages.sh"
+    # shellcheck source=e2e/images/archive.sh
+    . "$E2E/images/archive.sh"
     rm -rf "$dir"
-    unpack_suite_packages trixie "$dir" golang-1.24-go golang-1.24-src >&2 || return 1
+    { later_release && unpack_later_packages "$dir" "$GO-go" "$GO-src"; } >&2 || return 1
+    touch "$dir/complete"
   fi
-  export PATH="$dir/usr/lib/go-1.24/bin:$PATH" GOROOT="$dir/usr/lib/go-1.24" GOTOOLCHAIN=auto
+  home=$(echo "$dir"/usr/lib/go-*)
+  export PATH="$home/bin:$PATH" GOROOT="$home" GOTOOLCHAIN=auto
 }
 
-# have_jq: makes sure that jq is on the path, from Debian's package if there is none.
-have_jq() {
-  command -v jq >/dev/null && return
-  apt-get install -y -qq --no-install-recommends jq >&2
+# have PROGRAM PACKAGE: makes sure that a program is on the path, from that package if there is none.
+have() {
+  command -v "$1" >/dev/null && return
+  install_package "$2" || { apt-get update -qq >&2 && install_package "$2"; } ||
+    { echo "$1 is missing, and the package $2 cannot be installed" >&2; return 1; }
 }
+install_package() { apt-get install -y -qq --no-install-recommends "$1" >&2; }
 
 # go_tool MODULE NAME PACKAGE [FLAG...]: builds a Go program that MODULE/go.mod pins, once per version
 # of that file, and prints its path. A package of tests becomes a program with the flag "-c".
@@ -85,3 +93,18 @@ kubernetes_path() {
 etcd_path() { go_tool kubernetes etcd go.etcd.io/etcd/server/v3; }
 agnhost_path() { go_tool kubernetes agnhost k8s.io/kubernetes/test/images/agnhost; }
 coredns_path() { go_tool coredns coredns github.com/coredns/coredns; }
+
+# protoc_path: prints the path of Debian's protoc, unpacked into the cache: k8s-cri needs it to build.
+# Needs images/packages.sh.
+protoc_path() {
+  local dir="$MINKE_CACHE/protoc" library
+  if [ ! -x "$dir/protoc" ]; then
+    library=$(apt-cache depends protobuf-compiler | sed -n 's/.*Depends: \(libprotoc.*\)/\1/p')
+    unpack_packages "$dir" protobuf-compiler "$library" \
+      "$(apt-cache depends "$library" | sed -n 's/.*Depends: \(libprotobuf.*\)/\1/p')" || return 1
+    printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' \
+      "$(dirname "$(find "$dir" -name 'libprotoc.so*' | head -n 1)")" "$dir/usr/bin/protoc" >"$dir/protoc.new"
+    chmod 755 "$dir/protoc.new" && mv "$dir/protoc.new" "$dir/protoc"
+  fi
+  printf '%s\n' "$dir/protoc"
+}

@@ -53,7 +53,7 @@ cni_dir() {
 
 # have_nft: bridge and portmap write their rules with the nft program.
 have_nft() {
-  command -v nft >/dev/null || apt-get install -y -qq --no-install-recommends nftables >&2
+  have nft nftables
 }
 
 # start_containerd DIR: serves below DIR; sets CONTAINERD_PID and CONTAINERD_SOCK. The pods' links

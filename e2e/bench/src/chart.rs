@@ -92,8 +92,8 @@ mod tests {
 
     #[test]
     fn a_row_gets_a_bar_for_each_runtime_that_has_a_value() {
-        let mut results = Results::default();
-        results.runtimes = vec!["ours".into(), "theirs".into(), "floor".into()];
+        let runtimes = vec!["ours".into(), "theirs".into(), "floor".into()];
+        let mut results = Results { runtimes, ..Results::default() };
         results.set("pod ready", Unit::Milliseconds, "ours", Spread::once(5.0));
         results.set("pod ready", Unit::Milliseconds, "theirs", Spread::once(100.0));
         results.set("of no interest", Unit::Milliseconds, "ours", Spread::once(1.0));

@@ -45,7 +45,7 @@ use crate::results::{Machine, Results};
 #[command(version, about)]
 enum Command {
     /// Measures.
-    Measure(Arguments),
+    Measure(Box<Arguments>),
     /// Runs a command so that it and everything that it starts need not wait for what else the
     /// machine does: figures on a machine that others use would be figures of those.
     Hurry {
@@ -117,7 +117,7 @@ fn main() -> Result<()> {
         Command::Hurry { command } => hurry(&command),
         Command::Measure(arguments) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(measure(arguments))
+            runtime.block_on(measure(*arguments))
         }
     }
 }
