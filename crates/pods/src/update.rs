@@ -1,11 +1,13 @@
 //! Changes of what runs: limits of containers and pods, and the log file.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use model::{ContainerState, PodSpec, Resources};
+use rustix::fs::OFlags;
 
 use crate::error::Error;
 use crate::record;
@@ -94,12 +96,20 @@ impl Runtime {
 }
 
 /// Opens a container's log file for appending; the directory above it is made where it is missing.
+/// Whatever a container with a hand in the directory has put in its place is refused: a link would
+/// have root write elsewhere, and opening a pipe waits for a reader.
 pub(crate) fn open_log(path: &Path) -> Result<fs::File, Error> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(record::file(parent, "created"))?;
     }
-    let opened = fs::File::options().create(true).append(true).mode(0o640).open(path);
-    opened.map_err(record::file(path, "opened"))
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let mut options = fs::File::options();
+    let opened = options.create(true).append(true).mode(0o640).custom_flags(flags).open(path);
+    let file = opened.map_err(record::file(path, "opened"))?;
+    if !file.metadata().map_err(record::file(path, "opened"))?.is_file() {
+        return Err(record::file(path, "opened")(io::Error::other("it is no regular file")));
+    }
+    Ok(file)
 }
 
 /// The limits in force after `change`: what it leaves out stays.
@@ -126,6 +136,33 @@ fn merged(before: &Resources, change: &Resources) -> Resources {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_is_a_file_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        assert!(open_log(&at("new/0.log")).is_ok());
+        std::os::unix::fs::symlink(at("new/0.log"), at("link")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            at("pipe"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        )
+        .unwrap();
+        // With a reader, too, which makes it one that can be opened.
+        let reader = rustix::fs::open(
+            at("pipe"),
+            OFlags::RDONLY | OFlags::NONBLOCK,
+            rustix::fs::Mode::empty(),
+        );
+        for name in ["link", "pipe", "new"] {
+            assert!(open_log(&at(name)).is_err(), "{name}");
+        }
+        drop(reader);
+        assert!(open_log(&at("pipe")).is_err());
+    }
 
     #[test]
     fn what_a_change_leaves_out_stays() {
