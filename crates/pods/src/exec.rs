@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::unix::pipe;
+use tokio::sync::oneshot;
 
 use crate::container::Container;
 use crate::create::random_bytes;
@@ -151,17 +152,37 @@ impl Shared {
             seccomp: live.filter.as_ref().map(|filter| filter.borrow()),
         };
         let prepared = prepare_exec(&live.spec, inputs).map_err(failed)?;
-        let executed = keeper.exec(&container.id, prepared.launch, prepared.descriptors).await;
-        match executed {
-            Ok(process) => Ok(Execution { process, scope, ended: false }),
-            Err(source) => {
-                if let Some(scope) = scope {
-                    let _ = scope.remove(Duration::ZERO);
+        // A task of its own: a command of which nobody waits to hear is killed on its way, too.
+        let (mut waiter, executed) = oneshot::channel();
+        let id = container.id.clone();
+        tokio::spawn(async move {
+            let executed = {
+                let execute = keeper.exec(&id, prepared.launch, prepared.descriptors);
+                let mut execute = std::pin::pin!(execute);
+                tokio::select! {
+                    executed = &mut execute => executed,
+                    () = waiter.closed() => {
+                        if let Some(scope) = scope.clone() {
+                            let _ = blocking(move || Ok(scope.kill())).await;
+                        }
+                        execute.await
+                    }
                 }
-                let action = "execute the command";
-                Err(Error::Keeper { pod: pod.id.clone(), action, source })
-            }
-        }
+            };
+            let executed = match executed {
+                Ok(process) => Ok(Execution { process, scope, ended: false }),
+                Err(source) => {
+                    if let Some(scope) = scope {
+                        let _ = scope.remove(Duration::ZERO);
+                    }
+                    let action = "execute the command";
+                    Err(Error::Keeper { pod: pod.id.clone(), action, source })
+                }
+            };
+            // Not taken it is dropped, which kills it.
+            let _ = waiter.send(executed);
+        });
+        executed.await.unwrap_or(Err(Error::Internal("a command's task was stopped")))
     }
 
     /// None: the time was up and everything has been killed.
