@@ -23,6 +23,8 @@ use crate::record::{self, Durability, PodRecord, Unreadable};
 
 /// How far the copy that survives a reboot may lag.
 const LAG: Duration = Duration::from_secs(1);
+/// How soon a copy that failed is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// The two places where records are kept.
 #[derive(Debug)]
@@ -104,16 +106,24 @@ impl Journal {
         self.wake.notify_one();
     }
 
-    /// Copies what has changed, a second after it did; runs until it is dropped.
+    /// Copies what has changed, a second after it did, again and again where that fails; runs until
+    /// it is dropped.
     pub(crate) async fn copy_changes(self: Arc<Self>) {
+        let mut behind = false;
         loop {
             self.wake.notified().await;
-            tokio::time::sleep(LAG).await;
+            tokio::time::sleep(if behind { AGAIN } else { LAG }).await;
             let journal = Arc::clone(&self);
             let copied = tokio::task::spawn_blocking(move || journal.flush()).await;
-            if let Ok(Err(error)) = copied {
-                // The copy is tried again with the next change; the pods themselves are well.
-                tracing::warn!(error = &error as &dyn std::error::Error, "records are not copied");
+            if let Ok(Err(error)) = &copied
+                && !behind
+            {
+                // The pods themselves are well.
+                tracing::warn!(error = error as &dyn std::error::Error, "records are not copied");
+            }
+            behind = !matches!(copied, Ok(Ok(())));
+            if behind {
+                self.wake.notify_one();
             }
         }
     }

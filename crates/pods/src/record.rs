@@ -155,7 +155,12 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], durability: Durability) -> Resu
         }
         Ok(())
     };
-    write().map_err(file(path, "written"))
+    let written = write();
+    if written.is_err() {
+        // A part of a record takes room on a disk that may have none; often it is not even there.
+        let _ = fs::remove_file(&new);
+    }
+    written.map_err(file(path, "written"))
 }
 
 /// What is in a directory of records.
