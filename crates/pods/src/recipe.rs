@@ -42,6 +42,11 @@ pub(crate) struct Places {
     pub(crate) pid: Option<u32>,
 }
 
+/// The cgroup of a pod for which nobody asks for another.
+pub(crate) fn own_cgroup(pod: &PodId) -> Result<cgroup::CgroupPath, cgroup::Error> {
+    cgroup::CgroupPath::new(&format!("/minke/{pod}"))
+}
+
 impl Shared {
     /// The cgroup that holds a pod's containers.
     pub(crate) fn pod_cgroup(
@@ -50,10 +55,10 @@ impl Shared {
         spec: &PodSpec,
     ) -> Result<cgroup::CgroupPath, Error> {
         let path = match spec.cgroup_parent.as_deref() {
-            None | Some("") => format!("/minke/{id}"),
-            Some(parent) => parent.to_owned(),
+            None | Some("") => own_cgroup(id),
+            Some(parent) => cgroup::CgroupPath::new(parent),
         };
-        cgroup::CgroupPath::new(&path).map_err(|source| Error::Invalid {
+        path.map_err(|source| Error::Invalid {
             field: "linux.cgroup_parent".into(),
             reason: source.to_string(),
         })

@@ -30,6 +30,7 @@ use crate::journal::{Journal, Loaded};
 use crate::names::Names;
 use crate::node::Node;
 use crate::pod::Pod;
+use crate::recipe::own_cgroup;
 use crate::record::{self, ContainerRecord, PodRecord};
 use crate::runtime::{Config, Parts, Runtime, Shared};
 use crate::stats::blocking;
@@ -186,9 +187,15 @@ impl Shared {
             cgroup::CgroupPath::new(path.to_str()?).ok()
         });
         let cgroups: Vec<_> = cgroups.map(|path| self.cgroups.open(&path)).collect();
+        // The pod's own is known only where nobody asked for another; the kubelet removes its own.
+        let id = dir.file_stem().and_then(|name| name.to_str()?.parse().ok());
+        let own = id.and_then(|id| own_cgroup(&id).ok()).map(|path| self.cgroups.ancestry(&path));
         self.dismiss(dir).await;
+        let hierarchy = self.cgroups.clone();
         let _ended = blocking(move || {
             cgroups.iter().for_each(ends::remove_by_force);
+            // One that is still in use is somebody else's business.
+            let _ = hierarchy.prune(&own.unwrap_or_default());
             Ok(())
         })
         .await;

@@ -7,7 +7,7 @@ use e2e_cri::alone;
 use e2e_cri::client::{Container, eventually};
 use e2e_cri::daemon::{Daemon, put};
 use e2e_cri::group::Group;
-use e2e_cri::traces::traces;
+use e2e_cri::traces::{below, traces};
 
 pub fn group() -> Group {
     let tests = alone![
@@ -108,18 +108,28 @@ async fn a_damaged_record_without_a_copy_ends_its_pod_alone() {
         c.linux.as_mut().unwrap().cgroup_parent = parent.clone();
     };
     let bad = cri.pod_with("bad", set).await;
+    // Its cgroup is where minke puts it.
+    let own = cri.pod_with("own", |c| c.linux.as_mut().unwrap().cgroup_parent.clear()).await;
     let container = bad.sh("c", "sleep 1000 & sleep 1000").await;
+    own.run("c", &["sleep", "1000"]).await;
     let pid = container.pid().await;
     daemon.terminate();
-    let record = daemon.dir.join(format!("state/pods/{}/record.json", bad.id));
-    // As a later version of minke would have it.
-    let newer = fs::read_to_string(&record).unwrap().replacen("\"version\":1", "\"version\":99", 1);
-    fs::write(&record, &newer).unwrap();
-    fs::write(daemon.dir.join(format!("root/pods/{}.json", bad.id)), &newer).unwrap();
+    for pod in [&bad, &own] {
+        let record = daemon.dir.join(format!("state/pods/{}/record.json", pod.id));
+        // As a later version of minke would have it.
+        let text = fs::read_to_string(&record).unwrap();
+        let newer = text.replacen("\"version\":1", "\"version\":99", 1);
+        fs::write(&record, &newer).unwrap();
+        fs::write(daemon.dir.join(format!("root/pods/{}.json", pod.id)), &newer).unwrap();
+    }
     daemon.run();
     let log = daemon.log();
-    let told = log.lines().find(|line| line.contains("set aside")).expect("a word of it");
-    assert!(told.contains(&bad.id) && told.contains("version 99"), "{told}");
+    for pod in [&bad, &own] {
+        let mut told = log.lines().filter(|line| line.contains("set aside"));
+        let named = told.any(|line| line.contains(&pod.id) && line.contains("version 99"));
+        assert!(named, "{log}");
+    }
+    assert!(below(&format!("/minke/{}", own.id)).is_empty(), "its cgroup is left");
     assert!(after(&daemon, &good).await.is_running().await);
     let ids = daemon.cri().await.pod_ids().await;
     assert!(ids.len() == 1 && ids[0] != bad.id, "{ids:?}");
@@ -132,6 +142,8 @@ async fn a_damaged_record_without_a_copy_ends_its_pod_alone() {
     let again = daemon.cri().await.pod("bad").await;
     assert_eq!(again.run("c", &["true"]).await.ended().await.exit_code, 0);
     assert!(daemon.dir.join("state/unreadable").join(&bad.id).join("record.json").exists());
+    // Of the kubelet's it removes nothing; here nobody else does.
+    below(&parent).iter().rev().for_each(|dir| fs::remove_dir(dir).unwrap());
 }
 
 async fn what_is_no_record_is_in_nobodys_way() {
