@@ -20,10 +20,14 @@ mod socket;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use cli::{Cli, Command, ConfigCommand};
 use failure::Failure;
+
+/// How long the daemon's end waits for what cannot be broken off.
+const ENDING: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     // All before there is any thread: the seed forks without end.
@@ -57,7 +61,11 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Serve { keeper_protocol } => {
             let settings = settings()?;
             telemetry::init(settings.log.level, settings.log.format);
-            runtime()?.block_on(serve::serve(&settings, keeper_protocol))?;
+            let runtime = runtime()?;
+            let served = runtime.block_on(serve::serve(&settings, keeper_protocol));
+            // A call that hangs for a dead mount never ends.
+            runtime.shutdown_timeout(ENDING);
+            served?;
         }
         Command::Demo => {
             let good = runtime()?.block_on(demo::run()).map_err(Failure::Demo)?;

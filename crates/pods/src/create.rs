@@ -15,6 +15,7 @@ use cgroup::{Attachment, Cgroup};
 use executor::prepare::{self, Inputs, Prepared, RootSource, StdioSource};
 use model::{ContainerId, ContainerSpec, ContainerState, PidMode, PodId, Timestamp};
 use oci_spec::runtime::Spec;
+use tokio::task::JoinHandle;
 
 use crate::container::{Container, Live};
 use crate::ends::End;
@@ -95,27 +96,74 @@ impl Shared {
         id: &ContainerId,
     ) -> Result<(), Error> {
         // Held to the end: a pod that is being stopped waits for us, or turns us away.
-        let _gate = pod.gate.read().await;
-        let created = self.draft(pod, spec, id).await;
-        if created.is_err() {
-            if let Ok(keeper) = pod.keeper() {
-                // Where the keeper had got as far as an init, its end is the cgroup's.
-                let _ = keeper.forget(id).await;
+        let _gate = pod.enter().await;
+        let keeper = pod.keeper()?;
+        // A task of its own, since a volume on a dead mount can keep it for ever.
+        let mut assembling = tokio::spawn({
+            let (shared, pod, keeper) = (Arc::clone(self), Arc::clone(pod), Arc::clone(&keeper));
+            let (spec, id) = (Arc::clone(spec), id.clone());
+            async move { shared.assemble(&pod, &keeper, &spec, &id).await }
+        });
+        let created = match pod.under_way(&mut assembling).await {
+            Some(Ok(Ok(assembled))) => self.enlist(pod, spec, id, assembled).await,
+            Some(Ok(Err(error))) => Err(error),
+            Some(Err(_)) => Err(Error::Internal("a creation was stopped by a defect of its own")),
+            None => {
+                self.undo(pod, id).await;
+                self.undo_later(pod, id, assembling);
+                return Err(pod.ended());
             }
+        };
+        if created.is_err() {
+            // Where the keeper had got as far as an init, its end is the cgroup's.
+            let _ = keeper.forget(id).await;
             self.undo(pod, id).await;
         }
         created
     }
 
-    /// Makes everything that a container has, in order.
-    async fn draft(
+    /// Takes back what a creation that was broken off has made behind our back, once it comes to its
+    /// end. The pod has gone on to its own by then.
+    fn undo_later(
         self: &Arc<Self>,
         pod: &Arc<Pod>,
+        id: &ContainerId,
+        assembling: JoinHandle<Result<Assembled, Error>>,
+    ) {
+        let (shared, pod, id) = (Arc::clone(self), Arc::clone(pod), id.clone());
+        let above = pod.cell().cgroups_made.clone();
+        tokio::spawn(async move {
+            drop(assembling.await);
+            shared.undo(&pod, &id).await;
+            let cgroups = shared.cgroups.clone();
+            let pruned = blocking(move || {
+                let path = above.first().map(|path| path.display().to_string());
+                cgroups.prune(&above).map_err(|source| Error::Cgroup {
+                    path: path.unwrap_or_default(),
+                    action: "removed",
+                    source,
+                })
+            });
+            if let Err(error) = pruned.await {
+                let id = id.as_str();
+                tracing::warn!(
+                    container = id,
+                    error = &error as &dyn std::error::Error,
+                    "leftovers"
+                );
+            }
+        });
+    }
+
+    /// Makes everything that a container has, in order.
+    async fn assemble(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        keeper: &keeper::Keeper,
         spec: &Arc<ContainerSpec>,
         id: &ContainerId,
-    ) -> Result<(), Error> {
-        let keeper = pod.keeper()?;
-        let places = self.places(pod, spec, &keeper).await?;
+    ) -> Result<Assembled, Error> {
+        let places = self.places(pod, spec, keeper).await?;
         let user_namespace = pod.cell().user_namespace.clone();
         let draft = {
             let (shared, pod) = (Arc::clone(self), Arc::clone(pod));
@@ -139,6 +187,17 @@ impl Shared {
         };
         // The record that will name both is written when both are there.
         let (recipe, created) = tokio::try_join!(self.keep_spec(pod, id, recipe), assembled)?;
+        Ok(Assembled { recipe, cgroup, created })
+    }
+
+    /// Makes what was assembled a container of its pod.
+    async fn enlist(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        spec: &Arc<ContainerSpec>,
+        id: &ContainerId,
+        Assembled { recipe, cgroup, created }: Assembled,
+    ) -> Result<(), Error> {
         let record = ContainerRecord {
             id: id.clone(),
             spec: Arc::clone(spec),
@@ -339,13 +398,15 @@ impl Shared {
         let _operation = container.operation.lock().await;
         let state = container.state();
         let pod = self.index.pod(container.pod.as_str())?;
-        let _gate = pod.gate.read().await;
+        let _gate = pod.enter().await;
         if state != ContainerState::Created {
             return Err(container.wrong_state(&state, "only a created container can be started"));
         }
         let keeper = pod.keeper()?;
         let _starting = container.starting.lock().await;
-        match keeper.start(&container.id).await {
+        // Where it is broken off, the stop that does so tells of the container's end.
+        let started = pod.under_way(keeper.start(&container.id)).await;
+        match started.ok_or_else(|| pod.ended())? {
             Ok(at) => {
                 let id = container.id.as_str();
                 self.publish(&pod, id, EventKind::Started, || container.started(at));
@@ -373,6 +434,14 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// A container whose init waits, and which nobody knows yet.
+#[derive(Debug)]
+struct Assembled {
+    recipe: Recipe,
+    cgroup: Cgroup,
+    created: keeper::Created,
 }
 
 /// What the blocking part of creation made.

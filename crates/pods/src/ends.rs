@@ -68,7 +68,7 @@ impl Shared {
     pub(crate) async fn keeper_lost(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
         // Before the gate: a stop that holds it waits for these ends, which nobody else can tell.
         self.lose_containers(pod).await;
-        let _gate = pod.gate.write().await;
+        let _gate = pod.close().await;
         if pod.cell().keeper.take().is_none() {
             return Ok(());
         }

@@ -111,7 +111,7 @@ impl Shared {
         let pod = Pod::reserved(id.clone(), Arc::clone(spec), Arc::clone(&self.boot_id));
         let pod = Arc::new(pod);
         // Held to the end: the pod is listed from now on, and who stops or removes it waits for us.
-        let _gate = pod.gate.write().await;
+        let _gate = pod.make().await;
         let reserved = Reserved::new(self, &pod).await?;
         let launched = reserved.launch().await?;
         launched.network().await

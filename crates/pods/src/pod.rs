@@ -3,8 +3,10 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use model::{ContainerId, PodId, PodSpec, PodState, Timestamp};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, watch};
 
 use crate::container::Container;
 use crate::error::Error;
@@ -12,14 +14,18 @@ use crate::record::{self, PodRecord, ProcessIdentity};
 use crate::stats::Gauge;
 use crate::view::{PodFilter, PodView};
 
+/// How long a stop waits for what is under way in its pod before it is broken off.
+const MAKING_ROOM: Duration = Duration::from_secs(2);
+
 /// A pod sandbox.
 #[derive(Debug)]
 pub(crate) struct Pod {
     pub(crate) id: PodId,
     pub(crate) created_at: Timestamp,
-    /// Containers are created and started under a shared hold, the pod is stopped and removed under
-    /// the only one: nothing slips into a pod that is being stopped.
-    pub(crate) gate: tokio::sync::RwLock<()>,
+    /// Containers are created and started under a shared hold, the pod is made, stopped and removed
+    /// under the only one: nothing slips into a pod that is being stopped.
+    gate: RwLock<()>,
+    closing: watch::Sender<Closing>,
     /// Counters of its cgroup, open once somebody has asked.
     pub(crate) gauge: Gauge,
     cell: Mutex<Cell>,
@@ -44,6 +50,17 @@ pub(crate) struct Cell {
     /// The namespace that owns the pod's others, where it has one.
     pub(crate) user_namespace: Option<Arc<OwnedFd>>,
     pub(crate) containers: Vec<Arc<Container>>,
+}
+
+/// Whether somebody wants to stop the pod. What was asked for once stays asked for.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Closing {
+    #[default]
+    No,
+    /// Since what was under way has time to end by itself.
+    Asked,
+    /// It did not: it is broken off.
+    Overdue,
 }
 
 /// Whether a pod is still to be found by the next daemon.
@@ -72,7 +89,8 @@ impl Pod {
         Self {
             id,
             created_at: Timestamp::now(),
-            gate: tokio::sync::RwLock::default(),
+            gate: RwLock::default(),
+            closing: watch::Sender::default(),
             gauge: Gauge::default(),
             cell: Mutex::new(cell),
             writing: Mutex::default(),
@@ -96,10 +114,57 @@ impl Pod {
         Self {
             id: record.id,
             created_at: record.created_at,
-            gate: tokio::sync::RwLock::default(),
+            gate: RwLock::default(),
+            closing: watch::Sender::default(),
             gauge: Gauge::default(),
             cell: Mutex::new(cell),
             writing: Mutex::default(),
+        }
+    }
+
+    /// Holds the pod open for something new in it; waits for who stops it.
+    pub(crate) async fn enter(&self) -> RwLockReadGuard<'_, ()> {
+        self.gate.read().await
+    }
+
+    /// Has a new pod to oneself until it is made.
+    pub(crate) async fn make(&self) -> RwLockWriteGuard<'_, ()> {
+        self.gate.write().await
+    }
+
+    /// Has the pod to oneself, to end it. What is under way in it has a moment to end by itself: a
+    /// call that hangs for a dead mount must not keep a pod alive.
+    pub(crate) async fn close(&self) -> RwLockWriteGuard<'_, ()> {
+        self.ask(Closing::Asked);
+        let mut gate = std::pin::pin!(self.gate.write());
+        if let Ok(gate) = tokio::time::timeout(MAKING_ROOM, &mut gate).await {
+            return gate;
+        }
+        self.ask(Closing::Overdue);
+        gate.await
+    }
+
+    fn ask(&self, wanted: Closing) {
+        self.closing.send_if_modified(|closing| {
+            let further = *closing < wanted;
+            *closing = (*closing).max(wanted);
+            further
+        });
+    }
+
+    /// Whether somebody wants to end it, or has.
+    pub(crate) fn is_closing(&self) -> bool {
+        *self.closing.borrow() != Closing::No
+    }
+
+    /// Waits for something that is under way in the pod; none if it is to be broken off.
+    pub(crate) async fn under_way<T>(&self, operation: impl Future<Output = T>) -> Option<T> {
+        let mut closing = self.closing.subscribe();
+        tokio::select! {
+            biased;
+            result = operation => Some(result),
+            // The sender is a part of self, so that there is always an answer.
+            _ = closing.wait_for(|closing| *closing == Closing::Overdue) => None,
         }
     }
 
@@ -123,12 +188,17 @@ impl Pod {
         let cell = self.cell();
         match (&cell.keeper, cell.state) {
             (Some(keeper), PodState::Ready) => Ok(Arc::clone(keeper)),
-            _ => Err(Error::WrongState {
-                what: "pod sandbox",
-                id: self.id.to_string(),
-                state: "not ready",
-                reason: "it has been stopped or lost",
-            }),
+            _ => Err(self.ended()),
+        }
+    }
+
+    /// The error for what is asked of it too late.
+    pub(crate) fn ended(&self) -> Error {
+        Error::WrongState {
+            what: "pod sandbox",
+            id: self.id.to_string(),
+            state: "not ready",
+            reason: "it has been stopped or lost",
         }
     }
 

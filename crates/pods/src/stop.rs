@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use model::{PodState, Signal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::sync::RwLockWriteGuard;
 use tokio::time::Instant;
 
 use crate::container::{Container, Live};
@@ -17,8 +18,11 @@ use crate::view::{ContainerPhase, EventKind};
 /// After SIGKILL: how soon it is tried again, and the longest pause between tries.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
-/// How long a keeper may take to tell of ended processes, and to let go of a pod that has none left.
+/// How long a keeper may take to let go of a pod that is being stopped.
 const LETTING_GO: Duration = Duration::from_secs(5);
+/// How long a keeper may take to tell of an ended process while its pod is to live on: on a machine
+/// that starves it, it must not cost the pod that one of its containers was stopped.
+const TELLING: Duration = Duration::from_secs(30);
 
 impl Runtime {
     /// Asks a container to stop and kills it after `timeout`; returns when it has ended. An unknown
@@ -64,7 +68,7 @@ impl Runtime {
         };
         let shared = Arc::clone(&self.0);
         run_to_end(async move {
-            let _gate = pod.gate.write().await;
+            let _gate = shared.close(&pod).await;
             shared.stop_pod(&pod).await
         })
         .await
@@ -114,7 +118,7 @@ impl Shared {
         if first && let Some(live) = container.live() {
             let (shared, container) = (Arc::clone(self), Arc::clone(container));
             tokio::spawn(async move {
-                end(&container, &live, timeout, || shared.kill_silent_keeper(&container)).await;
+                end(&container, &live, timeout, |since| shared.untold(&container, since)).await;
             });
         }
         container.end().await;
@@ -143,24 +147,37 @@ impl Shared {
         Ok(())
     }
 
-    /// The keeper of a container has not told of its end: it is killed, and its pod ends with it.
-    fn kill_silent_keeper(&self, container: &Container) {
-        let pod = self.index.pod(container.pod.as_str()).ok();
-        if let Some(keeper) = pod.and_then(|pod| pod.cell().keeper.clone()) {
+    /// The keeper of a container has not told of its end for a while. Where that is too long it is
+    /// killed, and its pod ends with it.
+    fn untold(&self, container: &Container, since: Instant) {
+        let Ok(pod) = self.index.pod(container.pod.as_str()) else { return };
+        let patience = if pod.is_closing() { LETTING_GO } else { TELLING };
+        let keeper = pod.cell().keeper.clone();
+        if let Some(keeper) = keeper.filter(|_| since.elapsed() >= patience) {
             let (container, keeper_pid) = (container.id.as_str(), keeper.pid());
             tracing::error!(container, keeper_pid, "an end was not told: the keeper is killed");
             keeper.kill();
         }
     }
 
-    /// The body of StopPodSandbox; the caller has the pod's gate to itself.
+    /// Has a pod to oneself, to end it. Its containers are killed before: one of them may be what
+    /// has to be waited for.
+    async fn close<'a>(self: &Arc<Self>, pod: &'a Arc<Pod>) -> RwLockWriteGuard<'a, ()> {
+        tokio::join!(pod.close(), self.stop_all(pod)).0
+    }
+
+    async fn stop_all(self: &Arc<Self>, pod: &Pod) {
+        let containers = pod.containers();
+        let stops = containers.iter().map(|container| self.stop(container, Duration::ZERO));
+        futures_util::future::join_all(stops).await;
+    }
+
+    /// The body of StopPodSandbox; the caller has the pod to itself.
     pub(crate) async fn stop_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
         if pod.has_nothing() {
             return Ok(());
         }
-        let containers = pod.containers();
-        let stops = containers.iter().map(|container| self.stop(container, Duration::ZERO));
-        futures_util::future::join_all(stops).await;
+        self.stop_all(pod).await;
         self.publish(pod, pod.id.as_str(), EventKind::Stopped, || {
             std::mem::replace(&mut pod.cell().state, PodState::NotReady) == PodState::Ready
         });
@@ -196,7 +213,7 @@ impl Shared {
     }
 
     pub(crate) async fn remove_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
-        let _gate = pod.gate.write().await;
+        let _gate = self.close(pod).await;
         if self.index.pod(pod.id.as_str()).is_err() {
             return Ok(());
         }
@@ -216,7 +233,7 @@ impl Shared {
 
 /// The one stop loop of a container: its signal, then SIGKILL at the deadline, however often that was
 /// brought forward, again and again until it has ended.
-async fn end(container: &Container, live: &Live, timeout: Duration, untold: impl Fn()) {
+async fn end(container: &Container, live: &Live, timeout: Duration, untold: impl Fn(Instant)) {
     if !timeout.is_zero() {
         signal(live, container.facts.stop_signal);
         let mut deadline = container.stop_deadline.subscribe();
@@ -243,9 +260,7 @@ async fn end(container: &Container, live: &Live, timeout: Duration, untold: impl
         if has_ended(live) {
             // Stopping must not depend on the keeper, which only tells of it.
             pause = FIRST_PAUSE * 10;
-            if gone.get_or_insert_with(Instant::now).elapsed() >= LETTING_GO {
-                untold();
-            }
+            untold(*gone.get_or_insert_with(Instant::now));
             continue;
         }
         ends::kill(live);

@@ -19,6 +19,7 @@ use crate::state::{again, eventually_nothing, keeper_of, parent, pod_below};
 pub fn group() -> Group {
     let tests = alone![
         a_hung_keeper_stops_no_stop,
+        a_starved_keeper_keeps_its_pod,
         a_keeper_killed_while_its_pod_stops,
         a_hung_keeper_keeps_no_daemon_from_starting,
         a_stranger_at_the_socket_costs_nothing,
@@ -38,8 +39,34 @@ async fn a_hung_keeper_stops_no_stop() {
     let pod = pod_below(&daemon.cri().await, "hung", &parent).await;
     let container = pod.sh("c", "sleep 1000 & sleep 1000").await;
     kill_process(keeper_of(&pod).await, Signal::STOP).unwrap();
-    tokio::time::timeout(SOON, container.stop(0)).await.expect("the stop gets through");
+    tokio::time::timeout(2 * SOON, container.stop(0)).await.expect("the stop gets through");
     assert!(lost(&container.status().await));
+    pod.remove().await;
+    eventually_nothing(&daemon, &parent).await;
+}
+
+async fn a_starved_keeper_keeps_its_pod() {
+    let daemon = Daemon::start("starved", "").await;
+    let parent = parent("starved");
+    let pod = pod_below(&daemon.cri().await, "starved", &parent).await;
+    let (one, other) =
+        (pod.run("one", &["sleep", "1000"]).await, pod.run("other", &["sleep", "1000"]).await);
+    let keeper = keeper_of(&pod).await;
+    kill_process(keeper, Signal::STOP).unwrap();
+    let resuming = async {
+        // Longer than a pod that is being stopped gives it.
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        kill_process(keeper, Signal::CONT).unwrap();
+    };
+    tokio::join!(one.stop(0), resuming);
+    let status = one.status().await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (137, "Error"));
+    assert_eq!(pod.status().await.state(), PodSandboxState::SandboxReady);
+    assert_eq!(other.exec(&["echo", "well"]).await.out, "well\n");
+    // Killed at once where the pod is to end anyway.
+    kill_process(keeper, Signal::STOP).unwrap();
+    tokio::time::timeout(SOON, pod.stop()).await.expect("the stop gets through");
+    assert!(lost(&other.status().await));
     pod.remove().await;
     eventually_nothing(&daemon, &parent).await;
 }

@@ -19,6 +19,7 @@ mod logs;
 mod sandbox;
 mod start;
 mod state;
+mod stuck;
 
 use std::process::ExitCode;
 
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         start::group(),
         state::group(),
         keepers::group(),
+        stuck::group(),
         demo::group(),
     ];
     let trials = groups.into_iter().flat_map(|group| group.trials(tokio.handle())).collect();
