@@ -106,9 +106,8 @@ async fn a_daemon_in_use_is_not_disturbed(daemon: Arc<Daemon>) {
     };
     eventually("an answer of the pod", async || call().then_some(())).await;
     // It is written in the background.
-    let copies = daemon.dir.join("root/pods");
-    let copied = || fs::read_dir(&copies).is_ok_and(|mut entries| entries.next().is_some());
-    eventually("the copy of its record", async || copied().then_some(())).await;
+    let copy = daemon.dir.join(format!("root/pods/{}.json", pod.id));
+    eventually("the copy of its record", async || copy.exists().then_some(())).await;
     let before = look(&daemon, &pod, &container, &cgroup).await;
 
     // It is called all the time: its server is gone only between two calls, for a moment.
