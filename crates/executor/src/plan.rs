@@ -288,6 +288,9 @@ pub struct Root {
     /// Whether it ends read-only. Mount points are made before.
     #[serde(default)]
     pub read_only: bool,
+    /// Directories in it that are made where they are missing, and stay writable where it is not.
+    #[serde(default)]
+    pub volumes: Vec<String>,
     /// Propagation of the whole tree at the end; none leaves it private.
     #[serde(default)]
     pub propagation: Option<Propagation>,
@@ -581,7 +584,12 @@ mod tests {
             propagation: vec![Propagation { kind: PropagationKind::Slave, recursive: true }],
         };
         let plan = Plan {
-            root: Root { mount: Handle(4), read_only: true, propagation: None },
+            root: Root {
+                mount: Handle(4),
+                read_only: true,
+                volumes: Vec::new(),
+                propagation: None,
+            },
             mounts: vec![mount],
             devices: Vec::new(),
             links: Vec::new(),

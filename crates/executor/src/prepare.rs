@@ -59,6 +59,9 @@ use crate::plan::{
 pub struct Inputs<'a> {
     /// Where the root file system comes from; the spec's `root.path` is not looked at.
     pub root: RootSource<'a>,
+    /// The image's volumes: directories of the root that are made where they are missing, and stay
+    /// writable where it is not. What is mounted there or below lies over them.
+    pub volumes: &'a [String],
     /// What [`probe`] found.
     pub overlay: OverlayWay,
     /// What [`CgroupView::detect`] found.
@@ -267,6 +270,7 @@ fn root(
     Ok(Root {
         mount: table.add(mount),
         read_only: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or_default(),
+        volumes: inputs.volumes.to_vec(),
         propagation: root_propagation(linux)?,
     })
 }

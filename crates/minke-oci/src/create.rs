@@ -182,6 +182,7 @@ impl Maker<'_> {
             .map(|(program, flags)| Filter { program: program.as_fd(), flags: *flags });
         let process = record.spec.process().clone().unwrap_or_default();
         let inputs = Inputs {
+            volumes: &[],
             root: RootSource::Directory(&record.rootfs),
             overlay: OverlayWay::Attached,
             cgroup_view: &CgroupView::detect().map_err(unprepared)?,

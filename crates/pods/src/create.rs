@@ -289,6 +289,7 @@ impl Shared {
         let keeper_namespaces: Vec<&Path> =
             recipe.keeper_namespaces.iter().map(std::path::PathBuf::as_path).collect();
         let inputs = Inputs {
+            volumes: &recipe.volumes,
             root: RootSource::Overlay { layers: &recipe.layers, writable: &writable },
             overlay: self.overlay,
             cgroup_view: &self.cgroup_view,

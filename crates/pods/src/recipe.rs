@@ -32,6 +32,8 @@ pub(crate) struct Recipe {
     pub(crate) keeper_namespaces: Vec<PathBuf>,
     /// The path that stands for the pod's /dev/shm.
     pub(crate) pod_shm: Option<PathBuf>,
+    /// The image's volumes.
+    pub(crate) volumes: Vec<String>,
 }
 
 /// Where a container's namespaces come from.
@@ -82,7 +84,7 @@ impl Shared {
         let user =
             spec::resolve_user(&security.user, &security.groups, &config.user, &passwd, &group)
                 .map_err(Error::Spec)?;
-        let (volumes, image_volumes) = self.image_volumes(container, id)?;
+        let (image_roots, image_volumes) = self.image_volumes(container, id)?;
         let cgroup = self.pod_cgroup(&pod.id, &pod_spec)?.join(id.as_str());
         let cgroup = cgroup.map_err(|_| Error::Internal("an id is no name of a cgroup"))?;
 
@@ -103,7 +105,7 @@ impl Shared {
             user: &user,
             node: &self.node.facts,
             files: &files,
-            image_volumes: &volumes,
+            image_volumes: &image_roots,
             devices: &devices,
             cgroup: Path::new(cgroup.as_str()),
             namespaces: &namespaces,
@@ -127,7 +129,9 @@ impl Shared {
             image_volumes,
         };
         let filter = self.filter(container, &spec, id)?;
-        Ok(Recipe { spec, facts, layers: image.layers(), filter, keeper_namespaces, pod_shm })
+        let volumes = own_volumes(&config.volumes, container);
+        let layers = image.layers();
+        Ok(Recipe { spec, facts, layers, filter, keeper_namespaces, pod_shm, volumes })
     }
 
     /// The image by any of its names, kept for this container.
@@ -223,6 +227,15 @@ fn image_defaults(config: &images::ImageConfig) -> Result<ImageDefaults, Error> 
     built.map_err(|_| Error::Internal("an image's configuration cannot be rendered"))
 }
 
+/// The directories that an image wants to be volumes, as far as the container has nothing else there.
+/// They lie in the container's writable layer and go with it, as volumes do that nobody has named.
+fn own_volumes(wanted: &[String], container: &ContainerSpec) -> Vec<String> {
+    let path = |text: &str| Path::new("/").join(text).components().collect::<PathBuf>();
+    let taken: Vec<_> = container.mounts.iter().map(|it| path(&it.container_path)).collect();
+    let own = wanted.iter().map(|text| path(text)).filter(|path| !taken.contains(path));
+    own.map(|path| path.to_string_lossy().into_owned()).collect()
+}
+
 fn stop_signal(container: &ContainerSpec, image: &str) -> Result<Signal, Error> {
     match (container.stop_signal, image) {
         (Some(signal), _) => Ok(signal),
@@ -243,6 +256,15 @@ fn log_path(pod: &PodSpec, container: &ContainerSpec) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_images_volumes_give_way_to_the_containers_mounts() {
+        let mount = |path: &str| model::Mount { container_path: path.into(), ..Default::default() };
+        let container =
+            ContainerSpec { mounts: vec![mount("/data/"), mount("/x/y")], ..Default::default() };
+        let wanted = ["/data", "x", "/x/y", "/x/y//z/"].map(String::from);
+        assert_eq!(own_volumes(&wanted, &container), ["/x", "/x/y/z"]);
+    }
 
     #[test]
     fn the_containers_stop_signal_outweighs_the_images() {

@@ -172,6 +172,9 @@ pub(super) fn assemble<'a>(
     let owner = outside(launch.user.as_ref(), 0, 0)?;
     let mut tree = Tree::begin(plan, launch.alone.stage.as_deref(), table, owner)?;
     let below = tree.below();
+    for volume in &plan.root.volumes {
+        tree.keep_writable(volume, &plan.root)?;
+    }
     for mount in &plan.mounts {
         tree.mount(mount, processes)?;
     }

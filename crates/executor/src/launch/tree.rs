@@ -8,7 +8,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid, chownat, openat};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid, chownat, fstat, openat};
 use rustix::io::{self, Errno};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
@@ -22,7 +22,7 @@ use super::path::{Below, Owner, change_root, own_root};
 use super::processes::procfs_of;
 use crate::failure::{During, Failure, Step};
 use crate::plan::{
-    Attributes, Filesystem, Mount, Plan, Propagation, PropagationKind, Root, Source,
+    Attributes, Create, Filesystem, Mount, Plan, Propagation, PropagationKind, Root, Source,
 };
 
 /// Where new file systems that show a PID namespace take it from.
@@ -80,6 +80,20 @@ impl<'a> Tree<'a> {
     /// Resolves paths below the root.
     pub(super) fn below(&self) -> Below<'a> {
         Below::new(self.root, self.owner)
+    }
+
+    /// Makes a directory of the root where it is missing, and has it stay writable where the root does
+    /// not: as a mount of its own. Whatever way a path takes to the root itself, that is nobody's
+    /// volume.
+    pub(super) fn keep_writable(&self, path: &str, root: &Root) -> Result<(), Failure> {
+        let directory = self.below().find_or_make(path, Create::Directory);
+        let directory = directory.during_of(Step::Target, path)?;
+        let is_root = || Ok(identity(directory.as_fd())? == identity(self.root)?);
+        if root.read_only && !is_root().during_of(Step::Target, path)? {
+            let clone = clone_of(directory.as_fd(), false).during_of(Step::CloneMount, path)?;
+            attach_to(clone.as_fd(), directory.as_fd()).during_of(Step::Attach, path)?;
+        }
+        Ok(())
     }
 
     /// Mounts one mount.
@@ -199,6 +213,12 @@ pub(super) fn make(
     fsconfig_create(&context).during_of(Step::Filesystem, target)?;
     let flags = FsMountFlags::FSMOUNT_CLOEXEC;
     fsmount(&context, flags, MountAttrFlags::empty()).during_of(Step::Filesystem, target)
+}
+
+/// What tells a file from all others of its file system, and that from all others.
+fn identity(file: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
+    let stat = fstat(file)?;
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 /// Attaches a detached mount over whatever lies at `target`.

@@ -65,7 +65,12 @@ impl Container {
     pub(crate) fn new(stage: &Stage, commands: &str) -> Self {
         let mut container = Self {
             plan: Plan {
-                root: Root { mount: Handle(0), read_only: false, propagation: None },
+                root: Root {
+                    mount: Handle(0),
+                    read_only: false,
+                    volumes: Vec::new(),
+                    propagation: None,
+                },
                 mounts: mounts(),
                 devices: devices(0),
                 links: links(),

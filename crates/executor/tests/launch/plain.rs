@@ -18,6 +18,7 @@ pub(crate) const CASES: &[Case] = &[
     ("plain::has_what_a_container_has_mounted", mounts),
     ("plain::leaves_no_descriptor_open", descriptors),
     ("plain::root_can_be_read_only", read_only_root),
+    ("plain::image_volumes_stay_writable", image_volumes),
     ("plain::nothing_lies_beneath_the_root", beneath),
     ("plain::paths_are_masked_and_read_only", hidden_paths),
     ("plain::volumes_keep_their_attributes", volumes),
@@ -95,6 +96,29 @@ fn read_only_root(stage: &mut Stage) {
         text,
         "write /x: EROFS\nmkdir /proc2: EROFS\nwrite /dev/x: EROFS\nwrite /new/x: ok\n"
     );
+}
+
+fn image_volumes(stage: &mut Stage) {
+    let commands = "write /new/deep/x y , write /data/x y , write /x y , write /new/x y , \
+                    write /covered/x y , cat /proc/self/mountinfo";
+    let mut container = Container::new(stage, commands);
+    container.plan.root.read_only = true;
+    let wanted = ["/new/deep", "/data", "/covered", "/etc/..", "/to-root"];
+    container.plan.root.volumes = wanted.map(str::to_owned).to_vec();
+    symlink("/", stage.image("to-root")).unwrap();
+    let volume = stage.volume("v");
+    container.mount(stage.tree(&volume), "/covered");
+    container.plan.mounts.last_mut().unwrap().attributes.set |= RDONLY;
+    stage.keep();
+    let text = container.run().0;
+    let (written, mounts) = text.split_at(text.find("write /covered").unwrap());
+    assert_eq!(
+        written,
+        "write /new/deep/x: ok\nwrite /data/x: ok\nwrite /x: EROFS\nwrite /new/x: EROFS\n"
+    );
+    assert!(mounts.starts_with("write /covered/x: EROFS\n"), "{mounts}");
+    let roots = mounts.lines().filter(|line| line.split(' ').nth(4) == Some("/"));
+    assert_eq!(roots.count(), 1, "{mounts}");
 }
 
 fn beneath(stage: &mut Stage) {

@@ -110,6 +110,7 @@ impl Case {
     fn inputs(&self) -> Inputs<'_> {
         Inputs {
             root: RootSource::Overlay { layers: &self.layers, writable: &self.writable },
+            volumes: &[],
             overlay: self.overlay,
             cgroup_view: &self.view,
             keeper_namespaces: const { &[] },

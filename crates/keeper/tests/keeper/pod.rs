@@ -224,7 +224,7 @@ fn launch(wish: &Wish<'_>, user: Option<&OwnedFd>) -> (Launch, Vec<OwnedFd>) {
         propagation: Vec::new(),
     };
     let plan = Plan {
-        root: Root { mount: Handle(1), read_only: false, propagation: None },
+        root: Root { mount: Handle(1), read_only: false, volumes: Vec::new(), propagation: None },
         mounts: vec![mount("proc", "/proc", &[]), mount("devpts", "/dev/pts", &["newinstance"])],
         devices: Vec::new(),
         links: Vec::new(),

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use e2e_cri::client::{BUSYBOX, Cri, eventually, image_spec};
-use e2e_cri::daemon::Daemon;
+use e2e_cri::daemon::{DIR, Daemon};
 use e2e_cri::group::Group;
 use e2e_cri::image::{Built, Tar, digest};
+use e2e_cri::probe::PROBE;
 use e2e_cri::registry::{Lie, Registry};
 use e2e_cri::{alone, at_daemon};
 use k8s_cri::v1::*;
@@ -23,6 +24,7 @@ pub fn group() -> Group {
         a_cancelled_pull_goes_on_where_it_stopped,
         archives_go_in_and_out,
         pinned_images_say_so,
+        volumes_of_an_image_stay_writable,
     ];
     let tests =
         Group::new("images", tests).with_settings("images.pinned_images = [\"*/pinned:*\"]");
@@ -48,6 +50,39 @@ async fn pulls_of_one_image_join(daemon: Arc<Daemon>) {
     }
     assert!(pulls.join_all().await.iter().all(|id| *id == image.id()));
     assert_eq!(registry.asked(&image.layers[0]).len(), 1);
+}
+
+async fn volumes_of_an_image_stay_writable(daemon: Arc<Daemon>) {
+    let layer = Tar::default()
+        .program("probe", std::fs::read(&*PROBE).unwrap())
+        .file("data/kept", "of the image")
+        .symlink("root", "/");
+    let volumes = json!({ "Volumes": { "/data": {}, "made/deep": {}, "/mine": {}, "/root": {} } });
+    let image = Built::new([layer], &volumes);
+    let name = "docker.io/e2e/volumes:1";
+    assert_eq!(daemon.import(&image.oci_archive(name)).unwrap(), name);
+    let pod = daemon.cri().await.pod("volumes").await;
+    let mine = DIR.join("mine");
+    let container = pod
+        .run_with("c", &["/probe", "hold"], |config| {
+            config.image = Some(image_spec(name));
+            config.mounts.push(Mount {
+                host_path: mine.display().to_string(),
+                container_path: "/mine".into(),
+                readonly: true,
+                ..Default::default()
+            });
+            let linux = config.linux.as_mut().unwrap();
+            linux.security_context.as_mut().unwrap().readonly_rootfs = true;
+        })
+        .await;
+    let write = async |path: &str| container.exec(&["/probe", "write", path]).await.out;
+    for path in ["/data/kept", "/data/new", "/made/deep/new"] {
+        assert_eq!(write(path).await, "ok\n", "{path}");
+    }
+    for path in ["/new", "/made/new", "/mine/new", "/root/new"] {
+        assert_eq!(write(path).await, "EROFS\n", "{path}");
+    }
 }
 
 /// Bytes that no compression and no other file shares.
