@@ -54,15 +54,13 @@ fn ports(bridge: &str) -> Vec<String> {
     names(&Path::new("/sys/class/net").join(bridge).join("brif"))
 }
 
-/// The top of every cgroup hierarchy.
-fn hierarchies() -> Vec<PathBuf> {
+/// The top of every cgroup hierarchy; of v2 there is one.
+pub fn hierarchies() -> Vec<PathBuf> {
     let top = Path::new("/sys/fs/cgroup");
-    names(top)
-        .iter()
-        .map(|name| top.join(name))
-        .filter(|path| path.is_dir())
-        .chain([top.into()])
-        .collect()
+    if top.join("cgroup.controllers").exists() {
+        return vec![top.into()];
+    }
+    names(top).iter().map(|name| top.join(name)).filter(|path| path.is_dir()).collect()
 }
 
 /// In how many hierarchies a cgroup is.

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use e2e_cri::client::{Container, Cri, eventually, namespaces};
+use e2e_cri::client::{Container, Cri, Pod, eventually, namespaces};
 use e2e_cri::group::Group;
 use e2e_cri::shared;
 use k8s_cri::v1::*;
@@ -21,6 +21,7 @@ pub fn group() -> Group {
         an_end_can_only_be_brought_forward,
         a_container_among_the_hosts_processes_ends_whole,
         a_container_among_the_pods_processes_ends_whole,
+        a_container_among_anothers_processes_sees_these_alone,
         a_running_container_is_removed,
         sources_that_are_missing_are_made,
         limits_change_where_they_are_named,
@@ -91,13 +92,6 @@ async fn ends_have_reasons_and_times(cri: Cri) {
     kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
     let status = killed.ended().await;
     assert_eq!((status.exit_code, status.reason.as_str()), (137, "Error"));
-    let limited = |c: &mut ContainerConfig| {
-        c.linux.as_mut().unwrap().resources =
-            Some(LinuxContainerResources { memory_limit_in_bytes: 16 << 20, ..Default::default() });
-    };
-    let hungry = pod.run_with("hungry", &["tail", "/dev/zero"], limited).await;
-    let status = hungry.ended().await;
-    assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"));
 }
 
 async fn a_container_starts_once(cri: Cri) {
@@ -199,6 +193,51 @@ async fn a_container_among_the_hosts_processes_ends_whole(cri: Cri) {
 
 async fn a_container_among_the_pods_processes_ends_whole(cri: Cri) {
     ends_whole(&cri, "pod-pid", NamespaceMode::Pod).await;
+}
+
+async fn a_container_among_anothers_processes_sees_these_alone(cri: Cri) {
+    let pod = cri.pod("target-pid").await;
+    let target = pod.sh("target", "sleep 5001 & exec sleep 5002").await;
+    let neighbour = pod.sh("neighbour", "exec sleep 5003").await;
+    let at = |id: &str| NamespaceOption {
+        target_id: id.into(),
+        ..namespaces(NamespaceMode::Pod, NamespaceMode::Target)
+    };
+    let aimed = |pod: &Pod, name: &str, script: &str, id: &str| {
+        let mut config = pod.container_config(name, &["sh", "-c", script]);
+        let linux = config.linux.as_mut().unwrap();
+        linux.security_context.as_mut().unwrap().namespace_options = Some(at(id));
+        config
+    };
+    let marker = format!("4{}", std::process::id());
+    let script = format!("setsid sleep {marker} & exec sleep {marker}");
+    let guest = pod.try_create(aimed(&pod, "guest", &script, &target.id)).await.unwrap();
+    guest.try_start().await.unwrap();
+    let seen = async |container: &Container| {
+        let seen = container.sh("cat /proc/[0-9]*/cmdline | tr '\\0' ' '").await;
+        ["sleep 5001", "sleep 5002", "sleep 5003", &format!("sleep {marker}")]
+            .map(|command| seen.matches(command).count())
+    };
+    eventually("the guest among the target's processes", async || {
+        (seen(&guest).await == [1, 1, 0, 2]).then_some(())
+    })
+    .await;
+    assert_eq!(seen(&target).await, [1, 1, 0, 2]);
+    assert_eq!(seen(&neighbour).await, [0, 0, 1, 0]);
+    let first = "tr '\\0' ' ' </proc/1/cmdline; readlink /proc/self/ns/pid";
+    assert_eq!(guest.sh(first).await, target.sh(first).await);
+    // It ends whole, and alone.
+    guest.stop(0).await;
+    assert_eq!(sleepers(&marker), 0);
+    assert_eq!(seen(&target).await, [1, 1, 0, 0]);
+    // Who is to be joined runs, and in the same pod.
+    let other = cri.pod("target-pid-other").await;
+    target.stop(0).await;
+    for (pod, id) in [(&other, &neighbour.id), (&pod, &target.id)] {
+        let status = pod.try_create(aimed(pod, "stray", "true", id)).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert!(status.message().contains("target_id"), "{status}");
+    }
 }
 
 async fn a_running_container_is_removed(cri: Cri) {

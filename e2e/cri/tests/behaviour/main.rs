@@ -5,6 +5,7 @@
 //! `async fn` of 5 to 15 lines and name it in its theme's list. `e2e/run cri` runs all,
 //! `e2e/parts/cri WORD` those with the word in their names.
 
+mod cgroups;
 mod container;
 mod demo;
 mod events;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         hostile::group(),
         sandbox::group(),
         container::group(),
+        cgroups::group(),
         exec::group(),
         logs::group(),
         events::group(),

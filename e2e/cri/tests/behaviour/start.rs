@@ -1,10 +1,13 @@
 //! What a daemon meets at its start: configurations that are wrong, a socket that is taken, records
-//! that cannot be read.
+//! that cannot be read, a service manager that wants to know.
 
 use std::fs;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
+use std::thread;
 
 use e2e_cri::alone;
-use e2e_cri::client::{Container, eventually};
+use e2e_cri::client::{Container, SOON, eventually};
 use e2e_cri::daemon::{Daemon, put};
 use e2e_cri::group::Group;
 use e2e_cri::traces::{below, traces};
@@ -16,6 +19,7 @@ pub fn group() -> Group {
         a_damaged_record_gives_way_to_its_copy,
         a_damaged_record_without_a_copy_ends_its_pod_alone,
         what_is_no_record_is_in_nobodys_way,
+        the_service_manager_is_told,
     ];
     Group::new("start", tests)
 }
@@ -164,4 +168,41 @@ async fn what_is_no_record_is_in_nobodys_way() {
     assert_eq!(daemon.cri().await.pod_ids().await.len(), 1);
     let more = daemon.cri().await.pod("more").await.run("c", &["true"]).await;
     assert_eq!(more.ended().await.exit_code, 0);
+}
+
+async fn the_service_manager_is_told() {
+    let abstract_name = format!("minke-e2e-{}", std::process::id());
+    for (name, on_disk) in [("notify", true), ("notify-abstract", false)] {
+        let daemon = Daemon::prepare(name, "");
+        let path = daemon.dir.join("notify.sock");
+        let (address, told) = if on_disk {
+            (SocketAddr::from_pathname(&path).unwrap(), path.display().to_string())
+        } else {
+            let address = SocketAddr::from_abstract_name(&abstract_name).unwrap();
+            (address, format!("@{abstract_name}"))
+        };
+        let manager = UnixDatagram::bind_addr(&address).unwrap();
+        manager.set_read_timeout(Some(SOON)).unwrap();
+        let hears = |manager: &UnixDatagram| {
+            let mut message = [0; 512];
+            let length = manager.recv(&mut message).unwrap();
+            String::from_utf8_lossy(&message[..length]).into_owned()
+        };
+        let socket = daemon.socket();
+        let ready = thread::spawn(move || {
+            let first = hears(&manager);
+            // What waits for it may call at once.
+            UnixStream::connect(&socket).unwrap();
+            (first, manager)
+        });
+        let daemon = daemon.within(&["env", &format!("NOTIFY_SOCKET={told}")]);
+        daemon.run();
+        let (first, manager) = ready.join().unwrap();
+        assert_eq!(first, "READY=1", "{told}");
+        manager.set_nonblocking(true).unwrap();
+        assert!(manager.recv(&mut [0; 512]).is_err(), "{told}: one word of a daemon that serves");
+        daemon.terminate();
+        assert_eq!(hears(&manager), "STOPPING=1", "{told}");
+        assert!(manager.recv(&mut [0; 512]).is_err(), "{told}: the last word");
+    }
 }
