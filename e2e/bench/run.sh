@@ -1,5 +1,5 @@
 # Runs the benchmark: minke, containerd and the bare kernel in one network and mount namespace of
-# their own, so that nothing of them is left on the machine.
+# their own, each on a disk of its own, so that nothing of them is left on the machine.
 # Sourced by the parts; needs common.sh and check.sh.
 
 . "$E2E/images/packages.sh"
@@ -10,7 +10,7 @@
 # bench_programs: builds all that is measured and what measures; sets CRICTL, MINKE and BENCH.
 bench_programs() {
   CRICTL=$(crictl_path) && build_minke && BENCH=$(bench_program) || return 1
-  containerd_path >/dev/null && runc_path >/dev/null && cni_dir >/dev/null && have_nft || return 1
+  containerd_path >/dev/null && runc_path >/dev/null && cni_dir >/dev/null && have_nft && have mkfs.ext4 e2fsprogs || return 1
   export CRICTL BENCH
 }
 
@@ -47,6 +47,15 @@ floor_root() {
   curl -fsS "$repository/blobs/$digest" | tar -xz -C "$1/floor-root" && printf '%s\n' "$1/floor-root"
 }
 
+# bench_disk DIR: a journalled ext4 there, as nodes have below their runtimes' images, and nothing else
+# on it: whoever waits for the disk waits for what was written to this one alone. It ends with the last
+# mount of it.
+bench_disk() {
+  mkdir -p "$1" && truncate -s 8G "$1.ext4" &&
+    mkfs.ext4 -q -F -J size=64 -E lazy_itable_init=0,lazy_journal_init=0 "$1.ext4" &&
+    mount -o loop "$1.ext4" "$1" && rmdir "$1/lost+found"
+}
+
 # bench_in_namespaces small|large ARGS...: measures; ARGS go to the driver, runtimes among them.
 bench_in_namespaces() {
   local images="$1" code cgroup="bench-$$" directory
@@ -56,11 +65,14 @@ bench_in_namespaces() {
   # What nodes have below /run, where both keep their state, is a tmpfs.
   mkdir -p "$dir/minke/state" "$dir/containerd/state"
   mount -t tmpfs state "$dir/minke/state" && mount -t tmpfs state "$dir/containerd/state" || return 1
+  bench_disk "$dir/minke/root" && bench_disk "$dir/containerd/root" && bench_disk "$dir/bench/floor" || return 1
   start_registry "$dir/registry" && "$E2E/bench/images" "$REGISTRY" "$images" >"$dir/images.log" 2>&1 &&
     start_minke "$dir/minke" && start_containerd "$dir/containerd" || return 1
   "$BENCH" measure --dir "$dir/bench" --cgroup "$cgroup" --floor "$(floor_program "$dir")" --floor-root "$(floor_root "$dir")" \
     --says "runc=$(peer_version runc github.com/opencontainers/runc)" \
     --says "CNI plugins=$(peer_version cni github.com/containernetworking/plugins)" \
+    --disk "$dir/minke/root" --disk "$dir/containerd/root" \
+    --note "Each runtime has its images and writable layers on a journalled ext4 of its own (a loop device on a file)." \
     "minke=$MINKE_SOCK,$MINKE_PID" "containerd=$CONTAINERD_SOCK,$CONTAINERD_PID" "$@"
   code=$?
   stop_minke "$dir/minke"
@@ -70,7 +82,7 @@ bench_in_namespaces() {
   for directory in /sys/fs/cgroup/"$cgroup" /sys/fs/cgroup/*/"$cgroup"; do
     [ ! -d "$directory" ] || find "$directory" -depth -type d -exec rmdir {} + 2>/dev/null
   done
-  umount -l "$dir/minke/state" "$dir/containerd/state"
+  umount -l "$dir/minke/state" "$dir/containerd/state" "$dir/minke/root" "$dir/containerd/root" "$dir/bench/floor"
   [ -n "${KEEP:-}" ] || rm -rf "$dir"
   return "$code"
 }

@@ -1,8 +1,10 @@
 //! Bytes: pulling and unpacking images, and writing logs.
 
+use std::fs::File;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::Bench;
 use crate::appended::size;
@@ -24,6 +26,7 @@ impl Bench {
         for _ in 0..self.plan.pulls {
             for image in &self.plan.images {
                 for peer in &mut self.peers {
+                    write_out(&self.disks)?;
                     let begin = Instant::now();
                     peer.pull(&format!("docker.io/bench/{image}:latest")).await?;
                     let took = begin.elapsed().as_secs_f64();
@@ -81,6 +84,14 @@ impl Bench {
         }
         Ok(())
     }
+}
+
+/// Waits until everything is written that the file systems of these directories still hold back.
+fn write_out(disks: &[PathBuf]) -> Result<()> {
+    for disk in disks {
+        rustix::fs::syncfs(File::open(disk).with_context(|| format!("open {disk:?}"))?)?;
+    }
+    Ok(())
 }
 
 /// The lines of a file.

@@ -91,6 +91,13 @@ struct Arguments {
     /// Says a version: NAME=VERSION.
     #[arg(long)]
     says: Vec<String>,
+    /// Where a runtime keeps its images: written out before each pull, so that none pays for what
+    /// another has left unwritten.
+    #[arg(long)]
+    disk: Vec<PathBuf>,
+    /// A sentence to stand below the table.
+    #[arg(long)]
+    note: Vec<String>,
 }
 
 impl Arguments {
@@ -109,6 +116,7 @@ struct Bench {
     floor: Option<Floor>,
     plan: Plan,
     facts: Option<Facts>,
+    disks: Vec<PathBuf>,
     results: Results,
 }
 
@@ -164,7 +172,8 @@ async fn measure(arguments: Arguments) -> Result<()> {
 
 async fn run(arguments: &Arguments, cgroups: &Cgroups) -> Result<Results> {
     cgroups.make("pods")?;
-    let mut results = Results { machine: Machine::here(cgroups)?, ..Results::default() };
+    let (machine, notes) = (Machine::here(cgroups)?, arguments.note.clone());
+    let mut results = Results { machine, notes, ..Results::default() };
     let mut peers = Vec::new();
     for text in &arguments.runtimes {
         let peer = Peer::connect(text).await?;
@@ -187,7 +196,8 @@ async fn run(arguments: &Arguments, cgroups: &Cgroups) -> Result<Results> {
     }
     let place = Place { dir: arguments.dir.clone(), cgroups: cgroups.clone() };
     let plan = if arguments.smoke { Plan::smoke() } else { Plan::long() };
-    let mut bench = Bench { place, peers, floor, plan, facts: None, results };
+    let disks = arguments.disk.clone();
+    let mut bench = Bench { place, peers, floor, plan, facts: None, disks, results };
     bench.measure(&arguments.only).await?;
     bench.results.machine.load.push(kernel::load());
     Ok(bench.results)

@@ -13,6 +13,8 @@ pub(crate) struct Results {
     /// The runtimes, ours first, and the floor last.
     pub(crate) runtimes: Vec<String>,
     pub(crate) versions: BTreeMap<String, String>,
+    /// What else is to be known about it, in sentences.
+    pub(crate) notes: Vec<String>,
     pub(crate) rows: Vec<Row>,
 }
 

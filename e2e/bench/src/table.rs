@@ -72,6 +72,10 @@ pub(crate) fn circumstances(results: &Results) -> String {
     )
 }
 
+fn notes(results: &Results) -> String {
+    results.notes.iter().map(|note| format!("\n{note}\n")).collect()
+}
+
 /// For a terminal.
 pub(crate) fn text(results: &Results) -> String {
     let lines = cells(results);
@@ -86,7 +90,7 @@ pub(crate) fn text(results: &Results) -> String {
             line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         let _ = writeln!(text, "{}", padded.join("  ").trim_end());
     }
-    text
+    text + &notes(results)
 }
 
 /// For a README.
@@ -98,5 +102,5 @@ pub(crate) fn markdown(results: &Results) -> String {
             let _ = writeln!(text, "|{}", "---|".repeat(line.len()));
         }
     }
-    text
+    text + &notes(results)
 }
