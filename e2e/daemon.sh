@@ -10,6 +10,15 @@ build_minke() {
   export MINKE
 }
 
+# build_minke_oci: sets MINKE_OCI to that of the executor's command line.
+build_minke_oci() {
+  if [ -z "${MINKE_OCI:-}" ]; then
+    (cd "$TOP" && cargo build --release --quiet -p minke-oci) >&2 || return 1
+    MINKE_OCI="${CARGO_TARGET_DIR:-$TOP/target}/release/minke-oci"
+  fi
+  export MINKE_OCI
+}
+
 # start_minke DIR [EXTRA_TOML]: serves below DIR; sets MINKE_PID and MINKE_SOCK.
 start_minke() {
   local dir="$1"

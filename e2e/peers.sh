@@ -1,5 +1,6 @@
 # The runtimes that minke is compared with: containerd, runc and the CNI plugins, from their Go
-# modules, built once per version of peers/*/go.mod and kept in the cache.
+# modules, built once per version of peers/*/go.mod, youki from the registry of crates, crun from its
+# package; all kept in the cache.
 # Sourced; needs common.sh and images/packages.sh.
 
 # peer MODULE PROGRAM PACKAGE [GO_BUILD_ARGS...]: builds a program that peers/MODULE pins and prints
@@ -22,16 +23,37 @@ peer() {
 # peer_version MODULE GO_MODULE: prints the version that go.mod pins.
 peer_version() { awk -v module="$2" '$1 == "require" && $2 == module { print $3 }' "$E2E/peers/$1/go.mod"; }
 
-# runc_path: runc with seccomp, for which it links Debian's libseccomp.
-runc_path() {
-  local library="$MINKE_CACHE/libseccomp" runc=github.com/opencontainers/runc found
+# libseccomp_dir: the folder of the static libseccomp, which the others link; its package is unpacked
+# into $MINKE_CACHE/libseccomp.
+libseccomp_dir() {
+  local library="$MINKE_CACHE/libseccomp"
   if [ ! -e "$library/complete" ]; then
     unpack_packages "$library" libseccomp-dev >&2 && touch "$library/complete" || return 1
   fi
-  found=$(dirname "$(find "$library" -name libseccomp.a | head -n 1)")
-  CGO_ENABLED=1 PKG_CONFIG_PATH="$found/pkgconfig" PKG_CONFIG_SYSROOT_DIR="$library" \
+  dirname "$(find "$library" -name libseccomp.a | head -n 1)"
+}
+
+# runc_path: runc with seccomp.
+runc_path() {
+  local runc=github.com/opencontainers/runc found
+  found=$(libseccomp_dir) || return 1
+  CGO_ENABLED=1 PKG_CONFIG_PATH="$found/pkgconfig" PKG_CONFIG_SYSROOT_DIR="$MINKE_CACHE/libseccomp" \
     peer runc runc $runc -tags "seccomp netgo osusergo" \
     -ldflags "-X main.version=$(peer_version runc $runc) -extldflags -static"
+}
+
+# youki_path: youki with seccomp, for both kinds of cgroups.
+YOUKI=0.7.0
+youki_path() {
+  local dir="$MINKE_CACHE/youki-$YOUKI" found
+  if [ ! -x "$dir/bin/youki" ]; then
+    found=$(libseccomp_dir) || return 1
+    CARGO_TARGET_DIR="$dir/build" LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH="$found" \
+      cargo install --locked --quiet --root "$dir" --version "$YOUKI" --no-default-features --features v1,v2,seccomp youki >&2 ||
+      return 1
+    rm -rf "$dir/build"
+  fi
+  printf '%s\n' "$dir/bin/youki"
 }
 
 # containerd_path: containerd, with its shim beside it.

@@ -7,10 +7,12 @@
 . "$E2E/daemon.sh"
 . "$E2E/peers.sh"
 
-# bench_programs: builds all that is measured and what measures; sets CRICTL, MINKE and BENCH.
+# bench_programs small|large: builds all that is measured and what measures; sets CRICTL, MINKE, MINKE_OCI
+# and BENCH. The small bench does without youki, which takes minutes to build.
 bench_programs() {
-  CRICTL=$(crictl_path) && build_minke && BENCH=$(bench_program) || return 1
+  CRICTL=$(crictl_path) && build_minke && build_minke_oci && BENCH=$(bench_program) || return 1
   containerd_path >/dev/null && runc_path >/dev/null && cni_dir >/dev/null && have_nft && have mkfs.ext4 e2fsprogs || return 1
+  [ "$1" = small ] || youki_path >/dev/null || return 1
   export CRICTL BENCH
 }
 
@@ -58,8 +60,12 @@ bench_disk() {
 
 # bench_in_namespaces small|large ARGS...: measures; ARGS go to the driver, runtimes among them.
 bench_in_namespaces() {
-  local images="$1" code cgroup="bench-$$" directory
+  local images="$1" code cgroup="bench-$$" directory youki=()
   shift
+  # youki waits for the end of a program from after its start on, and for ever if it has come by then: not
+  # with the signal blocked, which keeps it.
+  [ "$images" = small ] || youki=(--oci "youki=env --block-signal=CHLD $(youki_path)"
+    --note "youki's run misses the end of a program that is quicker than it is, unless it is started with that signal blocked: a millisecond of its time is that of env, which does so.")
   mount --make-rprivate / && ip link set lo up || return 1
   dir=$(mktemp -d /tmp/minke-bench-XXXXXX)
   # What nodes have below /run, where both keep their state, is a tmpfs.
@@ -69,7 +75,7 @@ bench_in_namespaces() {
   start_registry "$dir/registry" && "$E2E/bench/images" "$REGISTRY" "$images" >"$dir/images.log" 2>&1 &&
     start_minke "$dir/minke" && start_containerd "$dir/containerd" || return 1
   "$BENCH" measure --dir "$dir/bench" --cgroup "$cgroup" --floor "$(floor_program "$dir")" --floor-root "$(floor_root "$dir")" \
-    --says "runc=$(peer_version runc github.com/opencontainers/runc)" \
+    --oci "minke-oci=$MINKE_OCI" --oci "runc=$(runc_path)" "${youki[@]}" \
     --says "CNI plugins=$(peer_version cni github.com/containernetworking/plugins)" \
     --disk "$dir/minke/root" --disk "$dir/containerd/root" \
     --note "Each runtime has its images and writable layers on a journalled ext4 of its own (a loop device on a file)." \

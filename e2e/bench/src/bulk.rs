@@ -35,7 +35,7 @@ impl Bench {
                 }
             }
         }
-        gathered.settle(&mut self.results);
+        gathered.settle(&mut self.results.pods);
         Ok(())
     }
 
@@ -57,7 +57,7 @@ impl Bench {
             let written = bytecount(&log)?;
             anyhow::ensure!(written == lines, "{}: {written} of {lines} lines", peer.name);
             let row = "log, one container as fast as it can";
-            self.results.set(row, MegabytesPerSecond, &peer.name, Spread::once(rate));
+            self.results.pods.set(row, MegabytesPerSecond, &peer.name, Spread::once(rate));
             self.end_many(&peer, &[pod], &before).await?;
         }
         Ok(())
@@ -79,7 +79,7 @@ impl Bench {
             tokio::time::sleep(self.plan.idle).await;
             let used = ms(self.place.cgroups.cpu(&account)? - cpu) / begin.elapsed().as_secs_f64();
             let row = format!("CPU time, {count} containers log 100 lines/s");
-            self.results.set(&row, CpuMillisecondsPerSecond, &peer.name, Spread::once(used));
+            self.results.pods.set(&row, CpuMillisecondsPerSecond, &peer.name, Spread::once(used));
             self.end_many(&peer, &pods, &before).await?;
         }
         Ok(())

@@ -25,10 +25,12 @@ const GAP: f64 = 14.0;
 
 /// Bars on a logarithmic scale: the runtimes are too far apart for another.
 pub(crate) fn svg(results: &Results) -> String {
-    let rows: Vec<_> =
-        ROWS.iter().filter_map(|name| results.rows.iter().find(|row| row.name == *name)).collect();
-    let shown: Vec<&String> = results.runtimes.iter().take(COLOURS.len()).collect();
-    let ours = results.runtimes.first().map_or("", String::as_str);
+    let rows: Vec<_> = ROWS
+        .iter()
+        .filter_map(|name| results.pods.rows.iter().find(|row| row.name == *name))
+        .collect();
+    let shown: Vec<&String> = results.pods.runtimes.iter().take(COLOURS.len()).collect();
+    let ours = results.pods.runtimes.first().map_or("", String::as_str);
     let mut body = String::new();
     let mut top = 56.0;
     for row in rows {
@@ -87,16 +89,17 @@ pub(crate) fn svg(results: &Results) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::results::Unit;
+    use crate::results::{Table, Unit};
     use crate::sample::Spread;
 
     #[test]
     fn a_row_gets_a_bar_for_each_runtime_that_has_a_value() {
         let runtimes = vec!["ours".into(), "theirs".into(), "floor".into()];
-        let mut results = Results { runtimes, ..Results::default() };
-        results.set("pod ready", Unit::Milliseconds, "ours", Spread::once(5.0));
-        results.set("pod ready", Unit::Milliseconds, "theirs", Spread::once(100.0));
-        results.set("of no interest", Unit::Milliseconds, "ours", Spread::once(1.0));
+        let pods = Table { runtimes, ..Table::default() };
+        let mut results = Results { pods, ..Results::default() };
+        results.pods.set("pod ready", Unit::Milliseconds, "ours", Spread::once(5.0));
+        results.pods.set("pod ready", Unit::Milliseconds, "theirs", Spread::once(100.0));
+        results.pods.set("of no interest", Unit::Milliseconds, "ours", Spread::once(1.0));
         let svg = svg(&results);
         assert!(svg.contains("100 ms (20.0x)") && svg.contains(">5.00 ms<"), "{svg}");
         assert_eq!(svg.matches("<rect x=\"250\"").count(), 3, "two bars, one in the legend");

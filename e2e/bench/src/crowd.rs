@@ -55,7 +55,8 @@ impl Bench {
         let each = |bytes: u64| Spread::once(bytes as f64 / MEGABYTE / pods as f64);
         let names = pss_by_name(&pids);
         let total = names.values().map(|(_, bytes)| bytes).sum();
-        let mut set = |row: String, value| self.results.set(&row, Megabytes, &peer.name, value);
+        let mut set =
+            |row: String, value| self.results.pods.set(&row, Megabytes, &peer.name, value);
         set(format!("PSS per idle pod, {pods} pods"), each(total));
         for (name, (_, bytes)) in names {
             set(format!("PSS per idle pod, {pods} pods: {name}"), each(bytes));
@@ -99,7 +100,7 @@ impl Bench {
         for (row, values) in rows.iter().zip(took) {
             if let Some(value) = Spread::of(&values) {
                 let row = format!("{row}, {pods} pods");
-                self.results.set(&row, Milliseconds, &peer.name, value);
+                self.results.pods.set(&row, Milliseconds, &peer.name, value);
             }
         }
         Ok(())
@@ -115,7 +116,7 @@ impl Bench {
         tokio::time::sleep(self.plan.idle).await;
         let used = ms(self.place.cgroups.cpu(&account)? - before) / begin.elapsed().as_secs_f64();
         let row = format!("CPU time, {pods} idle pods");
-        self.results.set(&row, CpuMillisecondsPerSecond, &peer.name, Spread::once(used));
+        self.results.pods.set(&row, CpuMillisecondsPerSecond, &peer.name, Spread::once(used));
         Ok(())
     }
 
@@ -130,7 +131,7 @@ impl Bench {
         }
         if let Some(value) = Spread::of(&ready) {
             let row = format!("pod ready, {pods} pods there");
-            self.results.set(&row, Milliseconds, &peer.name, value);
+            self.results.pods.set(&row, Milliseconds, &peer.name, value);
         }
         Ok(())
     }
@@ -156,7 +157,7 @@ impl Bench {
             }
             if let Some(value) = Spread::of(&ready) {
                 let row = format!("pod ready, {count} foreign mounts");
-                self.results.set(&row, Milliseconds, &peer.name, value);
+                self.results.pods.set(&row, Milliseconds, &peer.name, value);
             }
         }
         for target in mounted {

@@ -52,7 +52,7 @@ impl Bench {
                 wait(pace, begin).await;
             }
         }
-        gathered.settle(&mut self.results);
+        gathered.settle(&mut self.results.pods);
         Ok(())
     }
 

@@ -79,7 +79,7 @@ impl Bench {
                 self.end_many(peer, &pods, &before).await?;
             }
         }
-        gathered.settle(&mut self.results);
+        gathered.settle(&mut self.results.pods);
         Ok(())
     }
 
@@ -102,8 +102,8 @@ impl Bench {
             let rate = count as f64 / begin.elapsed().as_secs_f64();
             let cpu = ms(self.cpu(&peer)? - cpu) / count as f64;
             let name = peer.name.clone();
-            self.results.set("execs, 8 in flight", PerSecond, &name, Spread::once(rate));
-            self.results.set("CPU time per exec", Milliseconds, &name, Spread::once(cpu));
+            self.results.pods.set("execs, 8 in flight", PerSecond, &name, Spread::once(rate));
+            self.results.pods.set("CPU time per exec", Milliseconds, &name, Spread::once(cpu));
             self.steady_execs(&peer, &pod, steady).await?;
             self.end_many(&peer, &[pod], &before).await?;
         }
@@ -155,7 +155,7 @@ impl Bench {
         ];
         for (row, unit, value) in rows {
             if let Some(value) = value {
-                self.results.set(row, unit, &peer.name, value);
+                self.results.pods.set(row, unit, &peer.name, value);
             }
         }
         Ok(())

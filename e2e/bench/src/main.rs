@@ -6,6 +6,7 @@
 //!   load        many in flight: pods and execs per second, CPU time of each
 //!   crowd       30, 110, 250 idle pods: memory, lists, statistics, idle CPU time, one pod more
 //!   bulk        pulls, logs
+//!   bundle      `run` of an OCI bundle with minke-oci and others that have that command line
 //! ```
 //!
 //! It is a client like any other. The daemons are started by whoever calls it (e2e/parts/bench),
@@ -14,6 +15,7 @@
 mod alike;
 mod appended;
 mod bulk;
+mod bundle;
 mod chart;
 mod crowd;
 mod floor;
@@ -34,6 +36,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use crate::alike::Facts;
+use crate::bundle::Runtime;
 use crate::floor::Floor;
 use crate::kernel::Cgroups;
 use crate::peer::{IMAGE, Peer, Place};
@@ -46,6 +49,8 @@ use crate::results::{Machine, Results};
 enum Command {
     /// Measures.
     Measure(Box<Arguments>),
+    /// Starts programs for `measure`, which writes their command lines to it.
+    Call,
     /// Runs a command so that it and everything that it starts need not wait for what else the
     /// machine does: figures on a machine that others use would be figures of those.
     Hurry {
@@ -73,10 +78,13 @@ struct Arguments {
     /// An unpacked image for the floor.
     #[arg(long)]
     floor_root: Option<PathBuf>,
+    /// A runtime of bundles: NAME=PROGRAM. Ours comes first.
+    #[arg(long)]
+    oci: Vec<String>,
     /// See whether everything works, not how fast.
     #[arg(long)]
     smoke: bool,
-    /// Only these, of: lifecycle, paced, load, execs, crowd, mounts, pulls, logs.
+    /// Only these, of: lifecycle, paced, load, execs, crowd, mounts, pulls, logs, bundles.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Where the results go, as JSON.
@@ -113,6 +121,8 @@ impl Arguments {
 struct Bench {
     place: Place,
     peers: Vec<Peer>,
+    /// Of bundles.
+    runtimes: Vec<Runtime>,
     floor: Option<Floor>,
     plan: Plan,
     facts: Option<Facts>,
@@ -122,6 +132,7 @@ struct Bench {
 
 fn main() -> Result<()> {
     match Command::parse() {
+        Command::Call => bundle::call(),
         Command::Hurry { command } => hurry(&command),
         Command::Measure(arguments) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -180,9 +191,15 @@ async fn run(arguments: &Arguments, cgroups: &Cgroups) -> Result<Results> {
         if let Some(pid) = peer.pid {
             cgroups.enter(&peer.account(), pid)?;
         }
-        results.runtimes.push(peer.name.clone());
+        results.pods.runtimes.push(peer.name.clone());
         results.versions.insert(peer.name.clone(), peer.version.clone());
         peers.push(peer);
+    }
+    let runtimes: Result<Vec<_>> = arguments.oci.iter().map(|text| Runtime::parse(text)).collect();
+    let runtimes = runtimes?;
+    for runtime in &runtimes {
+        results.bundles.runtimes.push(runtime.name.clone());
+        results.versions.insert(runtime.name.clone(), runtime.version()?);
     }
     for text in &arguments.says {
         let (name, version) = text.split_once('=').context("a version is NAME=VERSION")?;
@@ -192,12 +209,15 @@ async fn run(arguments: &Arguments, cgroups: &Cgroups) -> Result<Results> {
     let floor =
         floor.map(|(program, root)| Floor { program, root, dir: arguments.dir.join("floor") });
     if floor.is_some() {
-        results.runtimes.push(floor::NAME.to_owned());
+        results.pods.runtimes.push(floor::NAME.to_owned());
     }
     let place = Place { dir: arguments.dir.clone(), cgroups: cgroups.clone() };
     let plan = if arguments.smoke { Plan::smoke() } else { Plan::long() };
     let disks = arguments.disk.clone();
-    let mut bench = Bench { place, peers, floor, plan, facts: None, disks, results };
+    let mut bench = Bench { place, peers, runtimes, floor, plan, facts: None, disks, results };
+    for peer in &mut bench.peers {
+        peer.pull(IMAGE).await?;
+    }
     bench.measure(&arguments.only).await?;
     bench.results.machine.load.push(kernel::load());
     Ok(bench.results)
@@ -205,9 +225,6 @@ async fn run(arguments: &Arguments, cgroups: &Cgroups) -> Result<Results> {
 
 impl Bench {
     async fn measure(&mut self, only: &[String]) -> Result<()> {
-        for peer in &mut self.peers {
-            peer.pull(IMAGE).await?;
-        }
         self.compare().await?;
         let wanted = |part: &str| {
             let wanted = only.is_empty() || only.iter().any(|name| name == part);
@@ -242,6 +259,9 @@ impl Bench {
         if wanted("logs") {
             self.log_flood().await?;
             self.log_chatter().await?;
+        }
+        if !self.runtimes.is_empty() && wanted("bundles") {
+            self.bundles().await?;
         }
         Ok(())
     }

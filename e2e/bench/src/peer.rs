@@ -34,7 +34,7 @@ pub(crate) const MASKED: [&str; 8] = [
     "/proc/scsi",
     "/sys/firmware",
 ];
-const READONLY: [&str; 5] =
+pub(crate) const READONLY: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// A runtime that is measured.
@@ -279,16 +279,19 @@ impl Peer {
         Ok(Farewell { stop_container, stop_pod, remove })
     }
 
+    /// Asks for a container's state.
+    pub(crate) async fn state(&mut self, container: &str) -> Result<ContainerState> {
+        let container_id = container.to_owned();
+        let request = ContainerStatusRequest { container_id, verbose: false };
+        let status = self.runtime.container_status(request).await?.into_inner().status;
+        Ok(status.context("a status has no status")?.state())
+    }
+
     /// Waits until a container has ended.
     pub(crate) async fn ended(&mut self, container: &str) -> Result<()> {
-        loop {
-            let container_id = container.to_owned();
-            let request = ContainerStatusRequest { container_id, verbose: false };
-            let status = self.runtime.container_status(request).await?.into_inner().status;
-            if status.is_some_and(|status| status.state() == ContainerState::ContainerExited) {
-                return Ok(());
-            }
+        while self.state(container).await? != ContainerState::ContainerExited {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        Ok(())
     }
 }

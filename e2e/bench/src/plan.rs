@@ -23,6 +23,8 @@ pub(crate) struct Plan {
     pub(crate) images: Vec<&'static str>,
     pub(crate) log_lines: usize,
     pub(crate) log_writers: usize,
+    /// Runs of an OCI bundle with each runtime.
+    pub(crate) bundles: usize,
 }
 
 impl Plan {
@@ -45,6 +47,7 @@ impl Plan {
             images: vec!["one-gzip-layer", "ten-gzip-layers", "one-zstd-layer"],
             log_lines: 2_000_000,
             log_writers: 30,
+            bundles: 200,
         }
     }
 
@@ -67,6 +70,7 @@ impl Plan {
             images: vec!["small"],
             log_lines: 10_000,
             log_writers: 2,
+            bundles: 3,
         }
     }
 }

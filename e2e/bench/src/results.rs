@@ -10,11 +10,21 @@ use crate::sample::Spread;
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Results {
     pub(crate) machine: Machine,
-    /// The runtimes, ours first, and the floor last.
-    pub(crate) runtimes: Vec<String>,
     pub(crate) versions: BTreeMap<String, String>,
     /// What else is to be known about it, in sentences.
     pub(crate) notes: Vec<String>,
+    /// Runtimes behind a CRI socket.
+    #[serde(flatten)]
+    pub(crate) pods: Table,
+    /// Runtimes of OCI bundles.
+    pub(crate) bundles: Table,
+}
+
+/// Rows and those who were measured.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Table {
+    /// The runtimes, ours first, and the floor last.
+    pub(crate) runtimes: Vec<String>,
     pub(crate) rows: Vec<Row>,
 }
 
@@ -69,7 +79,7 @@ pub(crate) struct Row {
     pub(crate) values: BTreeMap<String, Spread>,
 }
 
-impl Results {
+impl Table {
     /// Sets the value of a runtime in a row; a row appears with its first value.
     pub(crate) fn set(&mut self, row: &str, unit: Unit, runtime: &str, value: Spread) {
         let found = self.rows.iter_mut().find(|known| known.name == row);
@@ -100,10 +110,10 @@ impl Gathered {
     }
 
     /// Says the percentiles of everything.
-    pub(crate) fn settle(self, results: &mut Results) {
+    pub(crate) fn settle(self, table: &mut Table) {
         for (row, unit, runtime, values) in self.0 {
             if let Some(spread) = Spread::of(&values) {
-                results.set(&row, unit, &runtime, spread);
+                table.set(&row, unit, &runtime, spread);
             }
         }
     }

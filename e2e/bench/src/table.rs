@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::floor;
-use crate::results::{Results, Row};
+use crate::results::{Results, Row, Table};
 use crate::sample::Spread;
 
 /// A number as short as it still says something.
@@ -32,20 +32,20 @@ fn spread(value: Option<&Spread>) -> String {
 }
 
 /// Whom ours is held against: everyone but itself and the floor.
-fn others(results: &Results) -> Vec<&String> {
-    results.runtimes.iter().skip(1).filter(|name| *name != floor::NAME).collect()
+fn others(table: &Table) -> Vec<&String> {
+    table.runtimes.iter().skip(1).filter(|name| *name != floor::NAME).collect()
 }
 
 /// A heading and lines of cells: p50 / p90 / p99, then ratios of the medians.
-fn cells(results: &Results) -> Vec<Vec<String>> {
-    let Some(ours) = results.runtimes.first() else { return Vec::new() };
-    let others = others(results);
+fn cells(table: &Table) -> Vec<Vec<String>> {
+    let Some(ours) = table.runtimes.first() else { return Vec::new() };
+    let others = others(table);
     let mut lines = vec![vec!["p50 / p90 / p99".to_owned(), String::new()]];
-    lines[0].extend(results.runtimes.iter().cloned());
+    lines[0].extend(table.runtimes.iter().cloned());
     lines[0].extend(others.iter().map(|name| format!("{name} : {ours}")));
-    for row in &results.rows {
+    for row in &table.rows {
         let mut line = vec![row.name.clone(), row.unit.symbol().to_owned()];
-        line.extend(results.runtimes.iter().map(|name| spread(row.values.get(name))));
+        line.extend(table.runtimes.iter().map(|name| spread(row.values.get(name))));
         line.extend(others.iter().map(|name| {
             ratio(row, ours, name).map_or("-".to_owned(), |ratio| format!("{}x", number(ratio)))
         }));
@@ -76,30 +76,40 @@ fn notes(results: &Results) -> String {
     results.notes.iter().map(|note| format!("\n{note}\n")).collect()
 }
 
+/// The tables that have rows.
+fn tables(results: &Results) -> impl Iterator<Item = Vec<Vec<String>>> {
+    [&results.pods, &results.bundles].into_iter().filter(|table| !table.rows.is_empty()).map(cells)
+}
+
 /// For a terminal.
 pub(crate) fn text(results: &Results) -> String {
-    let lines = cells(results);
-    let columns = lines.first().map_or(0, Vec::len);
-    let width = |column: usize| {
-        lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default()
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = format!("{}\n\n", circumstances(results));
-    for line in &lines {
-        let padded: Vec<String> =
-            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        let _ = writeln!(text, "{}", padded.join("  ").trim_end());
+    let mut text = format!("{}\n", circumstances(results));
+    for lines in tables(results) {
+        let columns = lines.first().map_or(0, Vec::len);
+        let width = |column: usize| {
+            lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default()
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        text.push('\n');
+        for line in &lines {
+            let padded: Vec<String> =
+                line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+            let _ = writeln!(text, "{}", padded.join("  ").trim_end());
+        }
     }
     text + &notes(results)
 }
 
 /// For a README.
 pub(crate) fn markdown(results: &Results) -> String {
-    let mut text = format!("{}\n\n", circumstances(results));
-    for (number, line) in cells(results).iter().enumerate() {
-        let _ = writeln!(text, "| {} |", line.join(" | "));
-        if number == 0 {
-            let _ = writeln!(text, "|{}", "---|".repeat(line.len()));
+    let mut text = format!("{}\n", circumstances(results));
+    for lines in tables(results) {
+        text.push('\n');
+        for (number, line) in lines.iter().enumerate() {
+            let _ = writeln!(text, "| {} |", line.join(" | "));
+            if number == 0 {
+                let _ = writeln!(text, "|{}", "---|".repeat(line.len()));
+            }
         }
     }
     text + &notes(results)
