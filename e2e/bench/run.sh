@@ -70,6 +70,8 @@ bench_in_namespaces() {
   dir=$(mktemp -d /tmp/minke-bench-XXXXXX)
   # What nodes have below /run, where both keep their state, is a tmpfs.
   mkdir -p "$dir/minke/state" "$dir/containerd/state"
+  # The names of network namespaces are files below /run too: nobody else's are looked at.
+  mkdir -p /run/netns && mount -t tmpfs netns /run/netns || return 1
   mount -t tmpfs state "$dir/minke/state" && mount -t tmpfs state "$dir/containerd/state" || return 1
   bench_disk "$dir/minke/root" && bench_disk "$dir/containerd/root" && bench_disk "$dir/bench/floor" || return 1
   start_registry "$dir/registry" && "$E2E/bench/images" "$REGISTRY" "$images" >"$dir/images.log" 2>&1 &&
@@ -78,6 +80,7 @@ bench_in_namespaces() {
     --oci "minke-oci=$MINKE_OCI" --oci "runc=$(runc_path)" "${youki[@]}" \
     --says "CNI plugins=$(peer_version cni github.com/containernetworking/plugins)" \
     --disk "$dir/minke/root" --disk "$dir/containerd/root" \
+    --files "$dir/minke/state" --files "$dir/minke/root" --files "$dir/bench/logs" --files /run/netns \
     --note "Each runtime has its images and writable layers on a journalled ext4 of its own (a loop device on a file)." \
     "minke=$MINKE_SOCK,$MINKE_PID" "containerd=$CONTAINERD_SOCK,$CONTAINERD_PID" "$@"
   code=$?

@@ -164,6 +164,24 @@ impl Cgroups {
         found
     }
 
+    /// How many there are below this run's, in all trees.
+    pub(crate) fn count(&self) -> u64 {
+        self.directories("").map(|directory| below(&directory)).sum()
+    }
+
+    /// Waits until nothing is left below a cgroup, and removes it.
+    pub(crate) async fn remove_empty(&self, below: &str) -> Result<()> {
+        let start = Instant::now();
+        while self.has_children(below) {
+            if start.elapsed() > PATIENCE {
+                bail!("the cgroup {below} is not empty after {PATIENCE:?}");
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
+        self.remove(below);
+        Ok(())
+    }
+
     /// Whether a cgroup has others below it, in any tree.
     fn has_children(&self, below: &str) -> bool {
         self.directories(below).any(|directory| children(&directory).next().is_some())
@@ -195,6 +213,10 @@ fn children(directory: &Path) -> impl Iterator<Item = PathBuf> {
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|e| e.path())
 }
 
+fn below(directory: &Path) -> u64 {
+    children(directory).map(|child| 1 + below(&child)).sum()
+}
+
 fn collect(directory: &Path, found: &mut Vec<u32>) {
     let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
     found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
@@ -210,8 +232,8 @@ fn remove(directory: &Path) {
 /// What of the kernel's objects a pod adds to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Census {
-    links: Vec<String>,
-    mounts: usize,
+    pub(crate) links: Vec<String>,
+    pub(crate) mounts: usize,
 }
 
 impl Census {

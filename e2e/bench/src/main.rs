@@ -6,6 +6,7 @@
 //!   load        many in flight: pods and execs per second, CPU time of each
 //!   crowd       30, 110, 250 idle pods: memory, lists, statistics, idle CPU time, one pod more
 //!   bulk        pulls, logs
+//!   churn       thousands of pods come and go, and nothing is left
 //!   bundle      `run` of an OCI bundle with minke-oci and others that have that command line
 //! ```
 //!
@@ -17,8 +18,10 @@ mod appended;
 mod bulk;
 mod bundle;
 mod chart;
+mod churn;
 mod crowd;
 mod floor;
+mod holdings;
 mod kernel;
 mod lifecycle;
 mod load;
@@ -87,6 +90,13 @@ struct Arguments {
     /// Only these, of: lifecycle, paced, load, execs, crowd, mounts, pulls, logs, bundles.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Measures nothing: makes and removes so many pods with the first runtime, and fails if
+    /// anything of them is left.
+    #[arg(long)]
+    churn: Option<usize>,
+    /// A directory in which files could be left.
+    #[arg(long)]
+    files: Vec<PathBuf>,
     /// Where the results go, as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -218,7 +228,10 @@ async fn run(arguments: &Arguments, cgroups: &Cgroups) -> Result<Results> {
     for peer in &mut bench.peers {
         peer.pull(IMAGE).await?;
     }
-    bench.measure(&arguments.only).await?;
+    match arguments.churn {
+        Some(pods) => bench.churn(pods, &arguments.files).await?,
+        None => bench.measure(&arguments.only).await?,
+    }
     bench.results.machine.load.push(kernel::load());
     Ok(bench.results)
 }

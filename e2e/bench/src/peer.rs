@@ -161,6 +161,12 @@ impl Place {
         let sandbox = sandbox(&name, &logs, self.cgroups.name(&below));
         Ok(Order { logs, cgroup: below, sandbox, container: container(script) })
     }
+
+    /// Removes what `order` has made, once the runtime has left it.
+    pub(crate) async fn forget(&self, order: &Order) -> Result<()> {
+        self.cgroups.remove_empty(&order.cgroup).await?;
+        std::fs::remove_dir_all(&order.logs).with_context(|| format!("remove {:?}", order.logs))
+    }
 }
 
 fn sandbox(name: &str, logs: &Path, cgroup: String) -> PodSandboxConfig {
