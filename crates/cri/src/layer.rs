@@ -3,18 +3,26 @@
 //! Each request gets a number. Its span carries the number, the method and, once a handler has found
 //! them, the pod's and the container's id, so that every line that is logged on its behalf names
 //! them. What changes nothing is told at `debug`, everything else at `info`, a failure at `warn`.
+//!
+//! A request whose caller has no more time is answered here, with the code that gRPC has for that:
+//! the library would call it cancelled, and whoever learns of it from us before his own clock tells
+//! him would take it for something else.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
+use tokio::time::timeout;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::{Instrument, Span, debug, field, info, info_span, warn};
+
+/// How much earlier than the library, whose clock was started before ours.
+const AHEAD: Duration = Duration::from_millis(2);
 
 /// Records the pod that the present request is about.
 pub(crate) fn about_pod(id: &str) {
@@ -51,6 +59,7 @@ impl<S, B, R> Service<Request<B>> for Told<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
     S::Future: Send + 'static,
+    R: Default,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -65,10 +74,22 @@ where
         let path = request.uri().path();
         let method = path.rsplit('/').next().unwrap_or(path).to_owned();
         let span = info_span!("rpc", number, method, pod = field::Empty, container = field::Empty,);
+        let limit = limit(request.headers());
         let answer = self.inner.call(request);
         let told = async move {
             let started = Instant::now();
-            let result = answer.await;
+            let result = match limit {
+                None => answer.await,
+                Some(limit) => match timeout(limit.saturating_sub(AHEAD), answer).await {
+                    Ok(result) => result,
+                    Err(_) => {
+                        let words = format!("{method} took longer than its caller gave it");
+                        let late = Status::deadline_exceeded(words);
+                        tell(&method, started, Some(&late));
+                        return Ok(late.into_http());
+                    }
+                },
+            };
             if let Ok(response) = &result {
                 // A failure is told in the header; a success, only behind the body.
                 let failure = response.extensions().get::<Status>();
@@ -77,6 +98,22 @@ where
             result
         };
         Box::pin(told.instrument(span))
+    }
+}
+
+/// How much time a caller gives (`grpc-timeout`: up to eight digits and a unit).
+fn limit(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let count: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    match unit {
+        "H" => Some(Duration::from_secs(count * 3600)),
+        "M" => Some(Duration::from_secs(count * 60)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
     }
 }
 
@@ -108,6 +145,39 @@ fn is_routine(method: &str, code: Code) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn callers_give_time_in_any_unit() {
+        let limit = |text: &'static str| {
+            limit(&HeaderMap::from_iter([(
+                http::HeaderName::from_static("grpc-timeout"),
+                http::HeaderValue::from_static(text),
+            )]))
+        };
+        let seconds = |count| Some(Duration::from_secs(count));
+        assert_eq!(
+            (limit("2H"), limit("3M"), limit("4S")),
+            (seconds(7200), seconds(180), seconds(4))
+        );
+        assert_eq!(limit("99999999m"), Some(Duration::from_millis(99_999_999)));
+        assert_eq!(limit("999u"), Some(Duration::from_micros(999)));
+        assert_eq!(limit("1n"), Some(Duration::from_nanos(1)));
+        for bad in ["", "S", "-1S", "1", "1s", "123456789m"] {
+            assert_eq!(limit(bad), None, "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_has_no_more_time_is_told_so() {
+        let slow = tower::service_fn(|_: Request<()>| async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            Ok::<_, std::convert::Infallible>(Response::new(tonic::body::Body::default()))
+        });
+        let request = Request::builder().header("grpc-timeout", "20m").body(()).unwrap();
+        let answer = Tell::default().layer(slow).call(request).await.unwrap();
+        let status = Status::from_header_map(answer.headers()).unwrap();
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+    }
 
     #[test]
     fn questions_are_known_by_their_names() {
