@@ -43,10 +43,11 @@ rootfs="$dir/owned/rootfs" namespaces="$namespaces"',{"type":"user"}' \
   config owned '["sh","-c","exec 2>&1; id; cat /proc/self/uid_map; ls -ln /dev/ptmx /dev/pts -d | cut -c1-40; hostname other; hostname; ping -c 1 127.0.0.1 >/dev/null; echo $?; touch /root/mine; ls -ln /root | cut -c1-40; cat /proc/self/status | grep Cap"]'
 check "a user namespace" same owned
 
-# What the caller is must not reach the container.
+# What the caller is must not reach the container. SIGHUP is left out: whether runc, which handles it from
+# some moment on, passes on that it was ignored is a matter of luck.
 env=',"CALLER=odd"' config caller "$probe"
 check "a caller that ignores and blocks signals, with a mask and a nice value" same caller \
-  bash -c 'trap "" PIPE HUP TERM USR1; umask 0; exec nice -n 3 ionice -c 3 "$@"' caller
+  bash -c 'trap "" PIPE TERM USR1; umask 0; exec nice -n 3 ionice -c 3 "$@"' caller
 check "a caller that is bound to one processor" same caller taskset -c 1
 
 # Where they differ, and why.
