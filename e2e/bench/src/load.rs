@@ -4,13 +4,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::task::JoinSet;
 
 use crate::Bench;
+use crate::holdings::Holdings;
 use crate::kernel::Census;
 use crate::lifecycle::IDLE;
 use crate::peer::{Peer, Pod};
 use crate::results::Gathered;
-use crate::results::Unit::{CpuMillisecondsPerSecond, Milliseconds, PerSecond};
+use crate::results::Unit::{Count, CpuMillisecondsPerSecond, Milliseconds, PerSecond};
 use crate::sample::{Spread, ms};
 
 impl Bench {
@@ -110,48 +112,60 @@ impl Bench {
         Ok(())
     }
 
-    /// 100 execs a second, as probes do; left out for a runtime that cannot.
+    /// 100 execs a second, as probes do, and another call beside each; left out for a runtime that
+    /// cannot.
     async fn steady_execs(&mut self, peer: &Peer, pod: &Pod, duration: Duration) -> Result<()> {
         const EVERY: Duration = Duration::from_millis(10);
+        const BEHIND: usize = 50;
+        let cgroups = self.place.cgroups.clone();
+        let before = Holdings::of(peer, &cgroups, &[])?;
+        let (cpu, own) = (self.cpu(peer)?, cgroups.cpu(&peer.account())?);
+        let (mut execs, mut calls) = (JoinSet::new(), JoinSet::new());
+        let (mut took, mut called) = (Vec::new(), Vec::new());
         let mut ticks = tokio::time::interval(EVERY);
-        let cpu = self.cpu(peer)?;
-        let (begin, mut took, mut calls) = (Instant::now(), Vec::new(), Vec::new());
-        let mut running = stream::FuturesUnordered::new();
-        while begin.elapsed() < duration {
-            ticks.tick().await;
-            let mut caller = peer.clone();
-            running.push(async move {
-                let begin = Instant::now();
-                caller.exec(&pod.container, &["/bin/true"]).await.map(|_| ms(begin.elapsed()))
-            });
-            while running.len() > 1 {
-                match futures_util::poll!(running.next()) {
-                    std::task::Poll::Ready(Some(done)) => took.push(done?),
-                    _ => break,
+        let begin = Instant::now();
+        while begin.elapsed() < duration && execs.len() < BEHIND {
+            tokio::select! {
+                _ = ticks.tick() => {
+                    let (mut caller, container) = (peer.clone(), pod.container.clone());
+                    execs.spawn(async move {
+                        let begin = Instant::now();
+                        caller.exec(&container, &["/bin/true"]).await.map(|_| ms(begin.elapsed()))
+                    });
+                    // It must not wait for the execs.
+                    let (mut caller, container) = (peer.clone(), pod.container.clone());
+                    calls.spawn(async move {
+                        let begin = Instant::now();
+                        caller.state(&container).await.map(|_| ms(begin.elapsed()))
+                    });
                 }
-            }
-            // Another call, which must not wait for the execs.
-            let mut runtime = peer.runtime.clone();
-            let call = Instant::now();
-            runtime.version(cri_proto::runtime::v1::VersionRequest::default()).await?;
-            calls.push(ms(call.elapsed()));
-            if running.len() > 50 {
-                break;
+                Some(done) = execs.join_next() => took.push(done??),
+                Some(done) = calls.join_next() => called.push(done??),
             }
         }
-        let elapsed = begin.elapsed();
-        let kept_up = running.len() <= 50;
-        while let Some(done) = running.next().await {
-            took.push(done?);
+        let kept_up = execs.len() < BEHIND;
+        let elapsed = begin.elapsed().as_secs_f64();
+        let cpu = ms(self.cpu(peer)? - cpu) / elapsed;
+        let own = ms(cgroups.cpu(&peer.account())? - own) / elapsed;
+        while let Some(done) = execs.join_next().await {
+            took.push(done??);
         }
         if !kept_up {
             return Ok(());
         }
-        let cpu = ms(self.cpu(peer)? - cpu) / elapsed.as_secs_f64();
+        let after = Holdings::settled(peer, &cgroups, &[], &before).await?;
+        let left: u64 = after.more_than(&before).iter().map(|(_, more)| more).sum();
+        let once = |value| Some(Spread::once(value));
         let rows = [
-            ("CPU time at 100 execs per second", CpuMillisecondsPerSecond, Some(Spread::once(cpu))),
-            ("ExecSync at 100 execs per second", Milliseconds, Spread::of(&took)),
-            ("Version beside 100 execs per second", Milliseconds, Spread::of(&calls)),
+            ("CPU time at 100 execs per second", CpuMillisecondsPerSecond, once(cpu)),
+            (
+                "CPU time at 100 execs per second, daemon and its own",
+                CpuMillisecondsPerSecond,
+                once(own),
+            ),
+            ("ExecSync at 100 per second", Milliseconds, Spread::of(&took)),
+            ("ContainerStatus beside 100 execs per second", Milliseconds, Spread::of(&called)),
+            ("processes, descriptors, ... left by them", Count, once(left as f64)),
         ];
         for (row, unit, value) in rows {
             if let Some(value) = value {

@@ -45,6 +45,7 @@ pub(crate) struct Machine {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Unit {
+    Count,
     Milliseconds,
     Seconds,
     PerSecond,
@@ -57,6 +58,7 @@ pub(crate) enum Unit {
 impl Unit {
     pub(crate) fn symbol(self) -> &'static str {
         match self {
+            Self::Count => "",
             Self::Milliseconds => "ms",
             Self::Seconds => "s",
             Self::PerSecond => "/s",
