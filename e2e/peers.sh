@@ -43,17 +43,27 @@ runc_path() {
 }
 
 # youki_path: youki with seccomp, for both kinds of cgroups.
-YOUKI=0.7.0
 youki_path() {
-  local dir="$MINKE_CACHE/youki-$YOUKI" found
+  local version=0.7.0 dir found
+  dir="$MINKE_CACHE/youki-$version"
   if [ ! -x "$dir/bin/youki" ]; then
     found=$(libseccomp_dir) || return 1
     CARGO_TARGET_DIR="$dir/build" LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH="$found" \
-      cargo install --locked --quiet --root "$dir" --version "$YOUKI" --no-default-features --features v1,v2,seccomp youki >&2 ||
+      cargo install --locked --quiet --root "$dir" --version "$version" --no-default-features --features v1,v2,seccomp youki >&2 ||
       return 1
     rm -rf "$dir/build"
   fi
   printf '%s\n' "$dir/bin/youki"
+}
+
+# crun_dir: the folder of crun and its library, from packages of the release that nodes are made of. Needs
+# images/archive.sh.
+crun_dir() {
+  local dir="$MINKE_CACHE/crun"
+  if [ ! -e "$dir/complete" ]; then
+    { later_release && unpack_later_packages "$dir" crun libyajl2; } >&2 && touch "$dir/complete" || return 1
+  fi
+  printf '%s\n' "$dir"
 }
 
 # containerd_path: containerd, with its shim beside it.

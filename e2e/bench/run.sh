@@ -10,13 +10,14 @@
 # bench_programs small|large: builds all that is measured and what measures; sets CRICTL, MINKE, MINKE_OCI
 # and BENCH. The small bench does without youki, which takes minutes to build.
 bench_programs() {
-  CRICTL=$(crictl_path) && build_minke && build_minke_oci && BENCH=$(bench_program) || return 1
+  CRICTL=$(crictl_path) && build_minke && build_minke_oci && BENCH=${BENCH:-$(bench_program)} || return 1
   containerd_path >/dev/null && runc_path >/dev/null && cni_dir >/dev/null && have_nft && have mkfs.ext4 e2fsprogs || return 1
   [ "$1" = small ] || youki_path >/dev/null || return 1
   export CRICTL BENCH
 }
 
-# bench small|large ARGS...: measures with the small or the large images; ARGS go to the driver.
+# bench small|large|none ARGS...: measures with the small or the large images, or none that are pulled for
+# their size; ARGS go to the driver.
 bench() {
   # shellcheck disable=SC2046
   export -f $(compgen -A function)
@@ -30,13 +31,24 @@ bench_program() {
   printf '%s\n' "$target/release/bench"
 }
 
+# stage_bench FOLDER: what a node needs to run part bench, beside what stage_node puts there.
+stage_bench() {
+  local folder="$1" path
+  bench_programs large && floor_program "$folder" || return 1
+  cp "$BENCH" "$MINKE_OCI" "$folder" && cp -r "$(crun_dir)" "$folder/crun" || return 1
+  for path in "$CRICTL" "$(containerd_path)" "$(runc_path)" "$(cni_dir)/bridge" "$(dirname "$(youki_path)")" "$MINKE_CACHE/libseccomp/complete"; do
+    cp -r "$(dirname "$path")" "$folder/cache/" || return 1
+  done
+}
+
 # bench_tests: the driver's own.
 bench_tests() {
   cd "$E2E/bench" && CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$TOP/target}/e2e-bench" cargo test --release --quiet --locked
 }
 
-# floor_program DIR: builds the floor and prints its path.
+# floor_program DIR: builds the floor and prints its path, unless FLOOR says it.
 floor_program() {
+  [ -z "${FLOOR:-}" ] || { printf '%s\n' "$FLOOR"; return; }
   "${CC:-cc}" -O2 -Wall -Wextra -Werror -o "$1/floor" "$E2E/bench/floor.c" >&2 && printf '%s\n' "$1/floor"
 }
 
@@ -58,7 +70,7 @@ bench_disk() {
     mount -o loop "$1.ext4" "$1" && rmdir "$1/lost+found"
 }
 
-# bench_in_namespaces small|large ARGS...: measures; ARGS go to the driver, runtimes among them.
+# bench_in_namespaces small|large|none ARGS...: measures; ARGS go to the driver, runtimes among them.
 bench_in_namespaces() {
   local images="$1" code cgroup="bench-$$" directory youki=()
   shift
@@ -67,15 +79,16 @@ bench_in_namespaces() {
   [ "$images" = small ] || youki=(--oci "youki=env --block-signal=CHLD $(youki_path)"
     --note "youki's run misses the end of a program that is quicker than it is, unless it is started with that signal blocked: a millisecond of its time is that of env, which does so.")
   mount --make-rprivate / && ip link set lo up || return 1
-  dir=$(mktemp -d /tmp/minke-bench-XXXXXX)
+  dir=$(mktemp -d -t minke-bench-XXXXXX)
   # What nodes have below /run, where both keep their state, is a tmpfs.
   mkdir -p "$dir/minke/state" "$dir/containerd/state"
   # The names of network namespaces are files below /run too: nobody else's are looked at.
   mkdir -p /run/netns && mount -t tmpfs netns /run/netns || return 1
   mount -t tmpfs state "$dir/minke/state" && mount -t tmpfs state "$dir/containerd/state" || return 1
   bench_disk "$dir/minke/root" && bench_disk "$dir/containerd/root" && bench_disk "$dir/bench/floor" || return 1
-  start_registry "$dir/registry" && "$E2E/bench/images" "$REGISTRY" "$images" >"$dir/images.log" 2>&1 &&
-    start_minke "$dir/minke" && start_containerd "$dir/containerd" || return 1
+  start_registry "$dir/registry" || return 1
+  [ "$images" = none ] || "$E2E/bench/images" "$REGISTRY" "$images" >"$dir/images.log" 2>&1 || return 1
+  start_minke "$dir/minke" && start_containerd "$dir/containerd" || return 1
   "$BENCH" measure --dir "$dir/bench" --cgroup "$cgroup" --floor "$(floor_program "$dir")" --floor-root "$(floor_root "$dir")" \
     --oci "minke-oci=$MINKE_OCI" --oci "runc=$(runc_path)" "${youki[@]}" \
     --says "CNI plugins=$(peer_version cni github.com/containernetworking/plugins)" \

@@ -38,6 +38,9 @@ impl Cgroups {
             bail!("no cgroup tree is mounted");
         }
         let cgroups = Self { trees, unified, top: top.to_owned() };
+        if unified {
+            cgroups.trees.iter().try_for_each(|tree| delegate(tree))?;
+        }
         cgroups.make("")?;
         // What else the machine does is not measured: this run goes before it, everything of it alike.
         for directory in cgroups.directories("") {
@@ -79,13 +82,7 @@ impl Cgroups {
                 }
             }
             if self.unified && (below.is_empty() || below.starts_with("pods")) {
-                let on = fs::read_to_string(directory.join("cgroup.controllers"))?;
-                for controller in on.split_whitespace() {
-                    let _ = fs::write(
-                        directory.join("cgroup.subtree_control"),
-                        format!("+{controller}"),
-                    );
-                }
+                delegate(&directory)?;
             }
         }
         Ok(())
@@ -191,6 +188,15 @@ impl Cgroups {
     pub(crate) fn remove(&self, below: &str) {
         self.directories(below).for_each(|directory| remove(&directory));
     }
+}
+
+/// Lets what is below a cgroup have every controller that it has itself.
+fn delegate(directory: &Path) -> Result<()> {
+    for controller in fs::read_to_string(directory.join("cgroup.controllers"))?.split_whitespace() {
+        // Some are for the root alone.
+        let _ = fs::write(directory.join("cgroup.subtree_control"), format!("+{controller}"));
+    }
+    Ok(())
 }
 
 /// The processes whose parent is `parent`.
