@@ -91,6 +91,7 @@ impl Bench {
         for mut peer in self.peers.clone() {
             let before = Census::now()?;
             let (pod, _) = peer.start(self.place.order(0, IDLE)?).await?;
+            let held = Holdings::of(&peer, &self.place.cgroups, &[])?;
             let cpu = self.cpu(&peer)?;
             let begin = Instant::now();
             let mut execs = stream::iter(0..count)
@@ -107,6 +108,14 @@ impl Bench {
             self.results.pods.set("execs, 8 in flight", PerSecond, &name, Spread::once(rate));
             self.results.pods.set("CPU time per exec", Milliseconds, &name, Spread::once(cpu));
             self.steady_execs(&peer, &pod, steady).await?;
+            let now = Holdings::settled(&peer, &self.place.cgroups, &[], &held).await?;
+            let left = now.more_than(&held);
+            let count: u64 = left.iter().map(|(_, more)| more).sum();
+            if count > 0 {
+                eprintln!("bench: left by the execs of {name}: {left:?}");
+            }
+            let row = "processes, descriptors, ... left by all execs";
+            self.results.pods.set(row, Count, &name, Spread::once(count as f64));
             self.end_many(&peer, &[pod], &before).await?;
         }
         Ok(())
@@ -118,7 +127,6 @@ impl Bench {
         const EVERY: Duration = Duration::from_millis(10);
         const BEHIND: usize = 50;
         let cgroups = self.place.cgroups.clone();
-        let before = Holdings::of(peer, &cgroups, &[])?;
         let (cpu, own) = (self.cpu(peer)?, cgroups.cpu(&peer.account())?);
         let (mut execs, mut calls) = (JoinSet::new(), JoinSet::new());
         let (mut took, mut called) = (Vec::new(), Vec::new());
@@ -153,8 +161,6 @@ impl Bench {
         if !kept_up {
             return Ok(());
         }
-        let after = Holdings::settled(peer, &cgroups, &[], &before).await?;
-        let left: u64 = after.more_than(&before).iter().map(|(_, more)| more).sum();
         let once = |value| Some(Spread::once(value));
         let rows = [
             ("CPU time at 100 execs per second", CpuMillisecondsPerSecond, once(cpu)),
@@ -165,7 +171,6 @@ impl Bench {
             ),
             ("ExecSync at 100 per second", Milliseconds, Spread::of(&took)),
             ("ContainerStatus beside 100 execs per second", Milliseconds, Spread::of(&called)),
-            ("processes, descriptors, ... left by them", Count, once(left as f64)),
         ];
         for (row, unit, value) in rows {
             if let Some(value) = value {
