@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::error::Error;
 use crate::filter::Filter;
 use crate::record::{ContainerFacts, ContainerRecord, ProcessIdentity};
+use crate::scope::Scopes;
 use crate::stats::Gauge;
 use crate::usage::Usage;
 use crate::view::{ContainerFilter, ContainerPhase, ContainerView};
@@ -59,6 +60,8 @@ pub(crate) struct Live {
     pub(crate) spec: Arc<Spec>,
     /// The compiled filter, shared by all containers with the same one.
     pub(crate) filter: Option<Arc<Filter>>,
+    /// The parts of its cgroup that commands have for themselves.
+    pub(crate) scopes: Scopes,
 }
 
 impl Container {

@@ -25,6 +25,7 @@ use crate::pod::Pod;
 use crate::recipe::{Places, Recipe};
 use crate::record::{self, ContainerRecord, ProcessIdentity};
 use crate::runtime::{Runtime, Shared};
+use crate::scope::Scopes;
 use crate::stats::blocking;
 use crate::stop::run_to_end;
 use crate::view::EventKind;
@@ -213,6 +214,7 @@ impl Shared {
             cgroup,
             spec: Arc::new(recipe.spec),
             filter: recipe.filter,
+            scopes: Scopes::default(),
         }));
         self.publish(pod, id.as_str(), EventKind::Created, || {
             pod.cell().containers.push(Arc::clone(&container));

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use cgroup::Cgroup;
 use executor::plan::Window;
 use executor::prepare::{ExecInputs, StdioSource, exec_process, prepare_exec};
 use model::Signal;
@@ -17,17 +16,14 @@ use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
 use crate::container::Container;
-use crate::create::random_bytes;
 use crate::error::Error;
 use crate::runtime::{Runtime, Shared};
+use crate::scope::{DYING, Scope};
 use crate::stats::blocking;
 use crate::view::ExecOutput;
 
 /// Both streams of an ExecSync together: a gRPC message holds 16 MiB, field headers included.
 const OUTPUT_MAX: usize = (16 << 20) - (64 << 10);
-
-/// How long the kernel may take to be rid of what was killed.
-const DYING: Duration = Duration::from_secs(2);
 
 impl Runtime {
     /// Runs a command in a container and collects its output, as much of it as an answer holds; what
@@ -64,7 +60,7 @@ impl Runtime {
 #[derive(Debug)]
 pub(crate) struct Execution {
     pub(crate) process: keeper::Execution,
-    scope: Option<Cgroup>,
+    scope: Option<Scope>,
     ended: bool,
 }
 
@@ -81,12 +77,11 @@ impl Execution {
         // ESRCH is what was wanted.
         let _ = sys::pidfd::send_signal(&self.process.pidfd, Signal::KILL.number());
         if let Some(scope) = self.scope.take() {
-            let killed = blocking(move || {
-                let _ = scope.kill();
-                let _ = scope.remove(DYING);
+            let ended = blocking(move || {
+                scope.end();
                 Ok(())
             });
-            let _ = killed.await;
+            let _ = ended.await;
         }
         // Until its keeper has reaped it, the container still sees it. An error is the keeper's end.
         let _ = self.exit_code().await;
@@ -100,17 +95,10 @@ impl Drop for Execution {
             // ESRCH is what was wanted.
             let _ = sys::pidfd::send_signal(&self.process.pidfd, Signal::KILL.number());
         }
-        let kill = !self.ended;
-        if let Some(scope) = scope {
+        let ended = self.ended;
+        if let Some(scope) = scope.filter(|scope| !ended || !scope.is_kept()) {
             // Removing what was killed waits for the kernel.
-            tokio::task::spawn_blocking(move || {
-                if kill {
-                    let _ = scope.kill();
-                }
-                // A daemon that the command left behind on purpose keeps it; the container's end
-                // removes it then.
-                let _ = scope.remove(if kill { DYING } else { Duration::ZERO });
-            });
+            tokio::task::spawn_blocking(move || if ended { scope.remove() } else { scope.end() });
         }
     }
 }
@@ -134,11 +122,14 @@ impl Shared {
             move |source| Error::Cgroup { path, action, source }
         };
         let scope = match apart {
-            true => Some(live.cgroup.scope(&scope_name()?).map_err(failed("divided"))?),
+            true => Some(Scope::take(&live).map_err(failed("divided"))?),
             false => None,
         };
-        let cgroup = scope.as_ref().unwrap_or(&live.cgroup);
-        let attachment = cgroup.attachment().map_err(failed("opened"))?;
+        let attachment = match &scope {
+            Some(scope) => scope.attachment(),
+            None => live.cgroup.attachment(),
+        };
+        let attachment = attachment.map_err(failed("opened"))?;
         let init = live.pidfd.try_clone().map_err(|_| Error::Internal("no descriptor is free"))?;
         let failed = |source| Error::Prepare { container: container.id.clone(), source };
         let terminal = matches!(stdio, StdioSource::Terminal(_));
@@ -162,23 +153,16 @@ impl Shared {
                 tokio::select! {
                     executed = &mut execute => executed,
                     () = waiter.closed() => {
-                        if let Some(scope) = scope.clone() {
-                            let _ = blocking(move || Ok(scope.kill())).await;
-                        }
+                        // It waits for the kernel.
+                        tokio::task::block_in_place(|| scope.iter().for_each(Scope::kill));
                         execute.await
                     }
                 }
             };
-            let executed = match executed {
-                Ok(process) => Ok(Execution { process, scope, ended: false }),
-                Err(source) => {
-                    if let Some(scope) = scope {
-                        let _ = scope.remove(Duration::ZERO);
-                    }
-                    let action = "execute the command";
-                    Err(Error::Keeper { pod: pod.id.clone(), action, source })
-                }
-            };
+            let action = "execute the command";
+            let failed = |source| Error::Keeper { pod: pod.id.clone(), action, source };
+            let executed =
+                executed.map(|process| Execution { process, scope, ended: false }).map_err(failed);
             // Not taken it is dropped, which kills it.
             let _ = waiter.send(executed);
         });
@@ -266,12 +250,6 @@ pub(crate) fn null() -> Result<OwnedFd, Error> {
 /// The size of a terminal before the client has told its own.
 pub(crate) fn no_window() -> Window {
     Window::default()
-}
-
-fn scope_name() -> Result<String, Error> {
-    let bytes = random_bytes()?;
-    let digits: String = bytes[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("exec-{digits}"))
 }
 
 #[cfg(test)]

@@ -42,6 +42,7 @@ mod recipe;
 mod record;
 mod recover;
 mod runtime;
+mod scope;
 mod sessions;
 mod stats;
 mod stop;

@@ -33,6 +33,7 @@ use crate::pod::Pod;
 use crate::recipe::own_cgroup;
 use crate::record::{self, ContainerRecord, PodRecord};
 use crate::runtime::{Config, Parts, Runtime, Shared};
+use crate::scope::Scopes;
 use crate::stats::blocking;
 use crate::stop::run_to_end;
 use crate::view::ContainerPhase;
@@ -259,7 +260,8 @@ impl Shared {
         let cgroup = cgroup::CgroupPath::new(&container.facts.cgroup).map_err(|source| {
             Error::Cgroup { path: container.facts.cgroup.clone(), action: "named", source }
         })?;
-        Ok(Some(Live { pidfd, cgroup: self.cgroups.open(&cgroup), spec: Arc::new(spec), filter }))
+        let (cgroup, scopes) = (self.cgroups.open(&cgroup), Scopes::default());
+        Ok(Some(Live { pidfd, cgroup, spec: Arc::new(spec), filter, scopes }))
     }
 
     /// Goes on with a pod whose keeper lives.

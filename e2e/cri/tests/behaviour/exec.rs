@@ -2,11 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use e2e_cri::client::Cri;
+use e2e_cri::client::{Container, Cri, eventually};
+use e2e_cri::daemon::Daemon;
 use e2e_cri::group::Group;
-use e2e_cri::shared;
+use e2e_cri::traces::below;
+use e2e_cri::{alone, shared};
 use k8s_cri::v1::*;
 use tonic::{Code, Request};
+
+use crate::state::{again, eventually_nothing, parent, pod_below};
 
 pub fn group() -> Group {
     let tests = shared![
@@ -17,7 +21,46 @@ pub fn group() -> Group {
         output_is_cut_to_what_an_answer_holds,
         commands_need_a_running_container,
     ];
-    Group::new("exec", tests)
+    Group::new("exec", tests).and(alone![commands_leave_no_cgroups])
+}
+
+async fn commands_leave_no_cgroups() {
+    let daemon = Daemon::start("scopes", "").await;
+    let parent = parent("scopes");
+    let mut pod = pod_below(&daemon.cri().await, "scopes", &parent).await;
+    let mut container = pod.run("c", &["sleep", "1000"]).await;
+    let scopes = || below(&parent).iter().filter(|path| path.contains("/exec-")).count();
+    let run = async |container: &Container, script: &str, timeout| {
+        container.try_exec(&["sh", "-c", script], timeout).await
+    };
+    for _ in 0..20 {
+        run(&container, "true", 10).await.unwrap();
+    }
+    assert!(scopes() <= 1, "{} after one at a time", scopes());
+    // What a command leaves behind lives on, whatever becomes of those after it.
+    let stays =
+        run(&container, "setsid sleep 4444 >/dev/null 2>&1 & echo $!", 10).await.unwrap().out;
+    let alive = format!("kill -0 {}", stays.trim());
+    run(&container, "sleep 1000", 1).await.unwrap_err();
+    assert_eq!(run(&container, &alive, 10).await.unwrap().code, 0);
+    let mut beside = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let container = container.clone();
+        beside.spawn(async move { container.try_exec(&["sleep", "0.3"], 10).await.unwrap().code });
+    }
+    assert_eq!(beside.join_all().await, [0; 8]);
+    // The next daemon, too, gives nobody the one that is in use.
+    daemon.replace();
+    again(&daemon, &mut pod, &mut [&mut container]).await;
+    run(&container, "sleep 1000", 1).await.unwrap_err();
+    assert_eq!(run(&container, &alive, 10).await.unwrap().code, 0);
+    assert_eq!(run(&container, &format!("kill {}", stays.trim()), 10).await.unwrap().code, 0);
+    for _ in 0..20 {
+        run(&container, "true", 10).await.unwrap();
+    }
+    eventually("no more than one is left", async || (scopes() <= 1).then_some(())).await;
+    pod.remove().await;
+    eventually_nothing(&daemon, &parent).await;
 }
 
 async fn a_command_is_the_containers_own(cri: Cri) {
