@@ -1,6 +1,6 @@
 //! Memory that a new process is, or is not, born with (mmap(2), madvise(2)).
 
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
 
 use rustix::io::{self, Errno};
@@ -56,25 +56,85 @@ impl Region {
     }
 }
 
-/// Keeps the memory from `start` to `end` (whole pages) from processes that the caller makes from
-/// now on: they are born with a hole there (MADV_DONTFORK).
+/// Withholds memory from processes that the caller makes from now on: all but `span` (start and end,
+/// whole pages), what the program and its libraries have mapped of their files, and the calling
+/// thread's control block. They are born with holes there (MADV_DONTFORK).
 ///
 /// # Safety
-/// Whatever such a process executes uses nothing in that memory.
+/// Whatever such a process executes uses nothing else: no heap, no static that the program writes,
+/// no other stack, no call that the kernel answers from its own pages (clock_gettime(2)).
 ///
 /// # Errors
 /// What madvise(2) says.
 #[expect(unsafe_code, reason = "new processes lose memory")]
-pub unsafe fn withhold(start: usize, end: usize) -> io::Result<()> {
+pub unsafe fn withhold_all_but(span: (usize, usize)) -> io::Result<()> {
+    let page = page_size();
+    let mut kept = file_spans();
+    kept.extend([span, thread_control_span()]);
+    kept.sort_unstable();
+    let mut from = 0;
+    for (start, end) in kept {
+        let start = start & !(page - 1);
+        if start > from {
+            // SAFETY: the advice changes nothing for the caller, and the caller has promised that
+            // later processes do without.
+            unsafe { withhold(from, start) }?;
+        }
+        from = from.max(end.next_multiple_of(page));
+    }
+    // SAFETY: as above.
+    unsafe { withhold(from, TOP & !(page - 1)) }
+}
+
+/// Above all memory of any process: the kernel's half begins there.
+const TOP: usize = isize::MAX as usize;
+
+/// # Safety
+/// See [`withhold_all_but`].
+#[expect(unsafe_code, reason = "new processes lose memory")]
+unsafe fn withhold(start: usize, end: usize) -> io::Result<()> {
     // SAFETY: the advice changes nothing for the caller, and the caller has promised that later
     // processes do without.
-    unsafe { madvise(start as *mut c_void, end.saturating_sub(start), Advice::LinuxDontFork) }
+    match unsafe { madvise(start as *mut c_void, end - start, Advice::LinuxDontFork) } {
+        // Said of what is not mapped, after all that is was advised on. Where the kernel lacks the
+        // memory to do so it says EAGAIN.
+        Err(Errno::NOMEM) => Ok(()),
+        other => other,
+    }
+}
+
+/// What the program and its libraries have mapped of their files: code, constants, and data as it
+/// was in the beginning, with the rest of the last page.
+fn file_spans() -> Vec<(usize, usize)> {
+    extern "C" fn note(object: *mut libc::dl_phdr_info, _: usize, spans: *mut c_void) -> c_int {
+        // SAFETY: dl_iterate_phdr(3) passes a description that lives as long as the call.
+        #[expect(unsafe_code, reason = "a C function passes a pointer")]
+        let object = unsafe { &*object };
+        // SAFETY: the program's own headers, which stay mapped, and as many as it says.
+        #[expect(unsafe_code, reason = "a C function passes a pointer")]
+        let headers =
+            unsafe { std::slice::from_raw_parts(object.dlpi_phdr, usize::from(object.dlpi_phnum)) };
+        // SAFETY: it is the list that `file_spans` has passed, which nobody else uses meanwhile.
+        #[expect(unsafe_code, reason = "a C function passes a pointer")]
+        let spans = unsafe { &mut *spans.cast::<Vec<(usize, usize)>>() };
+        for header in headers.iter().filter(|header| header.p_type == libc::PT_LOAD) {
+            let start = object.dlpi_addr as usize + header.p_vaddr as usize;
+            spans.push((start, start + header.p_filesz as usize));
+        }
+        0
+    }
+    let mut spans = Vec::new();
+    // SAFETY: `note` is of the type that is called, and is given the list that it expects.
+    #[expect(unsafe_code, reason = "the C library knows what it has loaded")]
+    unsafe {
+        libc::dl_iterate_phdr(Some(note), (&raw mut spans).cast());
+    }
+    spans
 }
 
 /// The span of addresses that the kernel and the C library need of any thread: its control block,
 /// where the kernel keeps rseq(2) current, and the errno. Whole pages.
-#[must_use]
-pub fn thread_control_span() -> (usize, usize) {
+fn thread_control_span() -> (usize, usize) {
     /// More than the control block of any C library.
     const CONTROL_BLOCK: usize = 4096;
     // SAFETY: both calls only compute an address.

@@ -321,7 +321,7 @@ pub(super) fn dispatch(
     let mark = random().during(Step::Memory)?;
     let lock = Lock::of(process, table, &prologue(mark))?;
     let entry = Entry::lay_out(process, alone, matches!(streams, Streams::Terminal(_)), mark)?;
-    share_only(entry.span(), procfs).during(Step::Memory)?;
+    share_only(entry.span()).during(Step::Memory)?;
     let kept = Kept::of(process, alone, report, table)?;
     kept.close_others().during(Step::Stdio)?;
     entry.send(&lock)

@@ -35,7 +35,6 @@ use sys::memory::Region;
 use sys::mount::{MountChange, mount_setattr};
 use sys::namespace::{enter, pid_namespace, unshare};
 
-use super::child::open_procfs;
 use super::descriptors::{FIRST, Kept, numbered};
 use super::memory::share_only;
 use super::path::{change_root, own_root};
@@ -77,11 +76,10 @@ fn from_within(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 }
 
 fn envoy(namespace: BorrowedFd<'_>, socket: &OwnedFd) -> io::Result<()> {
-    let procfs = open_procfs().map_err(|failure| failure.errno)?;
     unshare(ThreadNameSpaceType::MOUNT)?;
     enter(namespace, ThreadNameSpaceType::PROCESS_ID)?;
     let stack = Region::new(STACK)?;
-    share_only((stack.start().as_ptr() as usize, stack.length()), procfs.as_fd())?;
+    share_only((stack.start().as_ptr() as usize, stack.length()))?;
     enter_empty_root()?;
     let sent = send_exile(&stack, socket);
     // Not to return: descriptors have been closed under their owners.
