@@ -9,10 +9,10 @@ E2E_TARGET="${CARGO_TARGET_DIR:-$TOP/target}/e2e"
 export E2E TOP MINKE_CACHE
 mkdir -p "$MINKE_CACHE"
 
-# wait_until SECONDS COMMAND...: runs COMMAND until it succeeds or the time is over; prints what it said
-# last.
+# wait_until SECONDS COMMAND...: runs COMMAND until it succeeds or the time is over, which is PATIENCE
+# times as long on a slow machine; prints what it said last.
 wait_until() {
-  local end=$((SECONDS + $1)) said
+  local end=$((SECONDS + $1 * ${PATIENCE:-1})) said
   shift
   until said=$("$@" 2>/dev/null); do
     if [ "$SECONDS" -ge "$end" ]; then

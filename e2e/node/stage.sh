@@ -8,12 +8,30 @@ stage_node() {
   mkdir -p "$folder/cache"
   cp "$MINKE" "$folder/minke"
   cp "$CRICTL" "$folder/crictl"
+  stage_tool "$folder" "$CRICTL" || return 1
   cp -r "$E2E" "$folder/e2e"
   # Started once here, so that the images are there.
   start_registry "$folder/registry" || return 1
   kill "$REGISTRY_PID" && wait "$REGISTRY_PID" 2>/dev/null
   cp -r "$MINKE_CACHE/docker-registry" "$folder/cache/"
   cp -r "$(image_store)" "$folder/cache/"
+}
+
+# stage_tool FOLDER PROGRAM...: built programs, where the functions of common.sh look for them.
+stage_tool() {
+  local cache="$1/cache" program
+  shift
+  for program in "$@"; do
+    mkdir -p "$(dirname "$cache/${program#"$MINKE_CACHE"/}")" && cp "$program" "$cache/${program#"$MINKE_CACHE"/}" || return 1
+  done
+}
+
+# stage_behaviour FOLDER: the tests of e2e/cri. Needs behaviour.sh.
+stage_behaviour() {
+  local folder="$1"
+  build_behaviour && cp "$BEHAVIOUR" "$folder/behaviour" && mkdir -p "$folder/probes" || return 1
+  "${CC:-cc}" -static -O1 -o "$folder/probes/probe" "$E2E/cri/probe.c" &&
+    "${CC:-cc}" -shared -fPIC -O1 -o "$folder/probes/preloaded" "$E2E/cri/preloaded.c" && stage_cc "$folder"
 }
 
 # stage_tests FOLDER: the tests that face the kernel, built here, and what they would compile there.
@@ -35,7 +53,12 @@ stage_tests() {
   for source in "$TOP"/crates/*/tests/*/*.c; do
     "${CC:-cc}" -O1 -static -Wall -o "$folder/probes/$(basename "$source" .c)" "$source" || return 1
   done
-  # The node has no compiler. This one hands over what was compiled here.
+  stage_cc "$folder"
+}
+
+# stage_cc FOLDER: the node has no compiler; this one hands over what was compiled here.
+stage_cc() {
+  local folder="$1"
   cat >"$folder/cc" <<'F'
 #!/bin/bash
 while [ $# -gt 0 ]; do

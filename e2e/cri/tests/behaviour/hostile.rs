@@ -259,14 +259,17 @@ async fn whisper(containers: &[Container; 2]) {
     }
 }
 
-/// A container that spies for so long.
-async fn spy(pod: &Pod, image: &str, milliseconds: u32, pid: NamespaceMode) -> Container {
+/// A container that spies for some seconds; for more where it has to share the only processor with
+/// what it spies on.
+async fn spy(pod: &Pod, image: &str, pid: NamespaceMode) -> Container {
+    let alone = std::thread::available_parallelism().is_ok_and(|processors| processors.get() == 1);
+    let milliseconds = if alone { 15_000 } else { 3_000 };
     let (token, secret) = (DIR.display().to_string(), secret());
     let (half, other) = token.split_at(token.len() / 2);
     let (third, fourth) = secret.split_at(secret.len() / 2);
     let marker = DIR.join("marker");
     fs::write(&marker, "of the host").unwrap();
-    let (time, marker) = (milliseconds.to_string(), marker.display().to_string());
+    let (time, marker) = (i32::to_string(&milliseconds), marker.display().to_string());
     let command = ["/probe", "spy", &time, &marker, half, other, third, fourth];
     pod.run_with("spy", &command, |config| {
         config.image = Some(image_spec(image));
@@ -306,7 +309,7 @@ async fn a_spy_with_ptrace_in_a_shared_pid_namespace(daemon: Arc<Daemon>) {
         .await;
     let other = daemon.cri().await.pod("spy-shared-other").await;
     let secretive = [secretive(&pod).await, secretive(&other).await];
-    let spy = spy(&pod, &image, 3000, NamespaceMode::Pod).await;
+    let spy = spy(&pod, &image, NamespaceMode::Pod).await;
     let mut number = 0;
     while spy.is_running().await {
         // Inits on their way in, as many as there is time for; PID 1 is there all the time.
@@ -327,7 +330,7 @@ async fn a_spy_with_ptrace_on_execs_in_flight(daemon: Arc<Daemon>) {
     let pod = daemon.cri().await.pod("spy-exec").await;
     let other = daemon.cri().await.pod("spy-exec-other").await;
     let secretive = [secretive(&pod).await, secretive(&other).await];
-    let spy = spy(&pod, &image, 3000, NamespaceMode::Container).await;
+    let spy = spy(&pod, &image, NamespaceMode::Container).await;
     let mut number = 0;
     while spy.is_running().await {
         // It may end between the question and this.
