@@ -40,10 +40,20 @@ restart_runtime() {
   start_runtime
 }
 
-# write_kubelet_config [EXTRA_YAML]: what a node of cgroup v1 needs beside the endpoint: cgroups below
-# the run's root, no limits for all pods together, and no eviction because the machine's disk, which
-# is not the run's, is fuller than a node's should be.
+# write_kubelet_config [EXTRA_YAML]: the endpoint, and no eviction because the machine's disk, which is
+# not the run's, is fuller than a node's should be. Below a root of the run's own there are no limits for
+# all pods together; cgroup v1 is refused unless a kubelet is told otherwise, and knows no swap of a pod.
 write_kubelet_config() {
+  local cgroups=""
+  [ -z "$NODE_CGROUP" ] || cgroups="cgroupRoot: $NODE_CGROUP
+enforceNodeAllocatable: []"
+  if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+    cgroups+="
+memorySwap: { swapBehavior: LimitedSwap }"
+  else
+    cgroups+="
+failCgroupV1: false"
+  fi
   mkdir -p "$NODE_DIR/manifests" "$NODE_DIR/kubelet"
   echo "nameserver ${NODE_IP%.*}.1" >"$NODE_DIR/resolv.conf"
   cat >"$NODE_DIR/kubelet.yaml" <<Y
@@ -51,9 +61,7 @@ apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 containerRuntimeEndpoint: unix://$RUNTIME_SOCK
 cgroupDriver: cgroupfs
-cgroupRoot: $NODE_CGROUP
-failCgroupV1: false
-enforceNodeAllocatable: []
+$cgroups
 failSwapOn: false
 evictionHard: { memory.available: 100Mi, nodefs.available: 1Gi, imagefs.available: 1Gi }
 imageGCHighThresholdPercent: 100
@@ -66,14 +74,38 @@ ${1:-}
 Y
 }
 
+# swap_on: a file of NODE_SWAP megabytes as swap of the machine, which is the run's alone.
+swap_on() {
+  dd if=/dev/zero of="$NODE_DIR/swap" bs=1M count="$NODE_SWAP" status=none && chmod 600 "$NODE_DIR/swap" &&
+    mkswap "$NODE_DIR/swap" >/dev/null && swapon "$NODE_DIR/swap"
+}
+
+# swap_share BYTES: what a request for so much memory is worth of the swap, in whole pages.
+swap_share() {
+  awk -v bytes="$1" '{ of[$1] = $2 } END { print int(bytes / of["MemTotal:"] * of["SwapTotal:"] / 4096) * 4096 }' /proc/meminfo
+}
+
+# cgroup_of POD CONTAINER: its directory on cgroup v2.
+cgroup_of() {
+  find /sys/fs/cgroup -type d -name "$("$CRICTL" ps -q --name "^$2\$" --label "io.kubernetes.pod.name=$1")"
+}
+
 # start_kubelet [FLAG...]: sets KUBELET_PID. Started again it takes up where the one before ended.
 start_kubelet() {
+  # cAdvisor, inside it, wants the clock speed, and User-mode Linux has none to tell.
+  if grep -q 'User Mode Linux' /proc/cpuinfo && ! grep -q 'cpu MHz' /proc/cpuinfo; then
+    { echo 'cpu MHz : 1000.000'; cat /proc/cpuinfo; } >"$NODE_DIR/cpuinfo"
+    mount --bind "$NODE_DIR/cpuinfo" /proc/cpuinfo
+  fi
   "$KUBELET" --config "$NODE_DIR/kubelet.yaml" --root-dir "$NODE_DIR/kubelet" \
     --cert-dir "$NODE_DIR/kubelet/pki" --hostname-override node --node-ip "$NODE_IP" "$@" \
     >>"$NODE_DIR/kubelet.log" 2>&1 &
   KUBELET_PID=$!
 }
-kubelet_answers() { wait_until 60 curl -fs -o /dev/null http://127.0.0.1:10248/healthz; }
+# kubelet_answers: waits for it; says what it said last if it does not.
+kubelet_answers() {
+  wait_until 60 curl -fs -o /dev/null http://127.0.0.1:10248/healthz || { tail -n 20 "$NODE_DIR/kubelet.log"; return 1; }
+}
 
 stop_kubelet() {
   kill -TERM "$KUBELET_PID" && wait "$KUBELET_PID" 2>/dev/null
