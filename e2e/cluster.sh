@@ -1,16 +1,21 @@
-# A cluster of one clean node: etcd, API server, scheduler, controllers and kube-proxy as processes,
-# CoreDNS as the Deployment that kubeadm makes of it. Sourced; needs clean.sh, kubelet.sh, daemon.sh.
+# A cluster of one clean node: etcd, API server, scheduler and controllers as processes; with services
+# kube-proxy too, and CoreDNS as the Deployment that kubeadm makes of it. Sourced; needs clean.sh, kubelet.sh, daemon.sh.
 
 CLUSTER_DNS=10.96.0.10 SERVICE_RANGE=10.96.0.0/16
 
-# cluster_tools: builds what a cluster needs and sets a variable for each program.
-cluster_tools() {
-  have jq jq && have_nft || return 1
+# control_plane_tools: builds what a cluster needs to run pods and sets a variable for each program.
+control_plane_tools() {
   KUBELET=$(kubernetes_path kubelet) && KUBEADM=$(kubernetes_path kubeadm) && KUBECTL=$(kubernetes_path kubectl) &&
     APISERVER=$(kubernetes_path kube-apiserver) && CONTROLLERS=$(kubernetes_path kube-controller-manager) &&
-    SCHEDULER=$(kubernetes_path kube-scheduler) && PROXY=$(kubernetes_path kube-proxy) && ETCD=$(etcd_path) &&
-    AGNHOST=$(agnhost_path) && COREDNS=$(coredns_path) || return 1
-  export KUBELET KUBEADM KUBECTL APISERVER CONTROLLERS SCHEDULER PROXY ETCD AGNHOST COREDNS
+    SCHEDULER=$(kubernetes_path kube-scheduler) && ETCD=$(etcd_path) || return 1
+  export KUBELET KUBEADM KUBECTL APISERVER CONTROLLERS SCHEDULER ETCD
+}
+
+# cluster_tools: these, and what services and names need.
+cluster_tools() {
+  have jq jq && have_nft && control_plane_tools && PROXY=$(kubernetes_path kube-proxy) && AGNHOST=$(agnhost_path) &&
+    COREDNS=$(coredns_path) || return 1
+  export PROXY AGNHOST COREDNS
 }
 
 # kubernetes_images: what the cluster itself and its checks run, beside the images of all parts.
@@ -55,7 +60,8 @@ as_daemon() {
 k() { "$KUBECTL" "$@"; }
 adm() { "$KUBEADM" init phase "$@" --config "$NODE_DIR/kubeadm.yaml" >>"$NODE_DIR/kubeadm.log" 2>&1; }
 
-# start_control_plane: certificates as kubeadm makes them, then the processes.
+# start_control_plane: certificates as kubeadm makes them, then the processes. Started
+# again it takes up what it had.
 start_control_plane() {
   local pki="$NODE_DIR/pki" conf="$NODE_DIR/conf" version
   version=$("$KUBELET" --version | awk '{ print $2 }')
@@ -92,15 +98,15 @@ Y
     --cluster-signing-cert-file "$pki/ca.crt" --cluster-signing-key-file "$pki/ca.key" --root-ca-file "$pki/ca.crt" \
     --service-account-private-key-file "$pki/sa.key" --use-service-account-credentials
   # As kubeadm does when it uploads its configuration.
-  k create clusterrolebinding kubelet-client --clusterrole system:kubelet-api-admin --user kube-apiserver-kubelet-client >/dev/null
+  k get clusterrolebinding kubelet-client >/dev/null 2>&1 ||
+    k create clusterrolebinding kubelet-client --clusterrole system:kubelet-api-admin --user kube-apiserver-kubelet-client >/dev/null
   as_daemon scheduler "$SCHEDULER" --kubeconfig "$conf/scheduler.conf" --leader-elect=false
-  adm addon coredns --kubeconfig "$KUBECONFIG"
 }
 answers_ok() { [ "$(k get --raw /readyz)" = ok ]; }
 
-# start_node: the kubelet as the cluster's only node, and kube-proxy beside it. PLAIN_KUBELET leaves out
-# the features that minke's pages recommend: events instead of polling, statistics from CRI.
-start_node() {
+# join_node: the kubelet as the cluster's only node. PLAIN_KUBELET leaves out the features that minke's
+# pages recommend: events instead of polling, statistics from CRI.
+join_node() {
   local gates="PodAndContainerStatsFromCRI: true, EventedPLEG: true, "
   [ -z "${PLAIN_KUBELET:-}" ] || gates=""
   write_kubelet_config "
@@ -109,7 +115,12 @@ clusterDNS: [$CLUSTER_DNS]
 clusterDomain: cluster.local
 featureGates: { ${gates}ContainerStopSignals: true }
 ${1:-}"
-  start_kubelet --kubeconfig "$NODE_DIR/conf/kubelet.conf" && kubelet_answers || return 1
+  start_kubelet --kubeconfig "$NODE_DIR/conf/kubelet.conf" && kubelet_answers
+}
+
+# start_services: kube-proxy on the node, and CoreDNS.
+start_services() {
+  adm addon coredns --kubeconfig "$KUBECONFIG" || return 1
   "$KUBEADM" kubeconfig user --client-name system:kube-proxy --config "$NODE_DIR/kubeadm.yaml" \
     >"$NODE_DIR/conf/proxy.conf" 2>>"$NODE_DIR/kubeadm.log"
   cat >"$NODE_DIR/proxy.yaml" <<Y
