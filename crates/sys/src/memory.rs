@@ -118,7 +118,9 @@ fn file_spans() -> Vec<(usize, usize)> {
         #[expect(unsafe_code, reason = "a C function passes a pointer")]
         let spans = unsafe { &mut *spans.cast::<Vec<(usize, usize)>>() };
         for header in headers.iter().filter(|header| header.p_type == libc::PT_LOAD) {
-            let start = object.dlpi_addr as usize + header.p_vaddr as usize;
+            // The first is a difference, and below zero where an object lies lower than it was linked
+            // for, as the vDSO of User-mode Linux does.
+            let start = (object.dlpi_addr as usize).wrapping_add(header.p_vaddr as usize);
             spans.push((start, start + header.p_filesz as usize));
         }
         0
