@@ -421,6 +421,11 @@ impl Shared {
                 let error = Error::Keeper { pod: pod.id.clone(), action, source };
                 let message = chain(&error);
                 self.container_ended(&pod, container, End::NotStarted { message }).await;
+                // A stop kills an init on its way, too: that is no failure of the keeper's.
+                if container.stop_deadline.borrow().is_some() {
+                    let reason = "it was stopped before it had started";
+                    return Err(container.wrong_state(&container.state(), reason));
+                }
                 Err(error)
             }
         }
