@@ -62,7 +62,7 @@ impl Region {
 ///
 /// # Safety
 /// Whatever such a process executes uses nothing else: no heap, no static that the program writes,
-/// no other stack, no call that the kernel answers from its own pages (clock_gettime(2)).
+/// no other stack, no call that is answered without the kernel (clock_gettime(2)).
 ///
 /// # Errors
 /// What madvise(2) says.
