@@ -80,6 +80,14 @@ impl Seed {
     /// # Errors
     /// [`Error::Refused`] with what could not be made or set, [`Error::Socket`].
     pub async fn make(&self, sandbox: &Sandbox, socket: &Path) -> Result<Made, Error> {
+        match self.attempt(sandbox, socket).await {
+            // It ended a moment ago, and nobody had noticed.
+            Err(Error::Lost { peer: PEER }) => self.attempt(sandbox, socket).await,
+            other => other,
+        }
+    }
+
+    async fn attempt(&self, sandbox: &Sandbox, socket: &Path) -> Result<Made, Error> {
         let link = {
             let mut running = self.running.lock().await;
             if running.link.is_lost() {
@@ -109,7 +117,12 @@ impl Seed {
         // The greeting lies in the socket when the keeper first looks. Where there will be no keeper
         // the socket closes, and why is the seed's to tell.
         let (made, greeted) = tokio::join!(making, Keeper::over(ours));
-        let (unclaimed, mut fds) = made.map_err(|_| Error::Lost { peer: PEER })??;
+        let made = made.unwrap_or(Err(Error::Lost { peer: PEER }));
+        if let (Err(_), Ok((keeper, _))) = (&made, &greeted) {
+            // Its maker got as far as that.
+            keeper.kill();
+        }
+        let (unclaimed, mut fds) = made?;
         let mut next = || fds.next().ok_or(Error::Unexpected { peer: PEER });
         let (net, ipc, uts) = (next()?, next()?, next()?);
         let user = fds.next();

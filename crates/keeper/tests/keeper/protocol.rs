@@ -184,9 +184,10 @@ pub(crate) async fn a_killed_seed_is_replaced(_: Arc<Seed>) {
         parent.rsplit(')').next().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap();
     let parent = rustix::process::Pid::from_raw(parent).unwrap();
     rustix::process::kill_process(parent, rustix::process::Signal::KILL).unwrap();
+    // At once, before anybody can have noticed.
+    let other = Pod::new(&seed).await;
+    assert_ne!(other.keeper.pid(), pod.keeper.pid());
     // Its keepers do not notice.
     let id = pod.run("log", &["exit", "6"]).await;
     assert_eq!(pod.end_of(&id).await.code, 6);
-    let other = Pod::new(&seed).await;
-    assert_ne!(other.keeper.pid(), pod.keeper.pid());
 }
