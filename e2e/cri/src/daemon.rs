@@ -1,6 +1,7 @@
 //! A minke daemon of a test's own: private directories, bridge and socket.
 
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -226,8 +227,18 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         let failed = std::thread::panicking();
+        // What a daemon with a file system of its own knows of its network goes with that.
+        let own = self.process().as_ref().map(|process| format!("/proc/{}/ns/mnt", process.id()));
+        let own = own.filter(|_| !self.within.is_empty()).map(|path| File::open(path).unwrap());
         self.terminate();
-        let reset = self.minke(&["reset", "--yes"]);
+        let mut reset = self.command(&["reset", "--yes"]);
+        if let Some(own) = &own {
+            let namespace = format!("--mount=/proc/{}/fd/{}", std::process::id(), own.as_raw_fd());
+            let mut within = Command::new("nsenter");
+            within.arg(namespace).arg(reset.get_program()).args(reset.get_args());
+            reset = within;
+        }
+        let reset = reset.output().unwrap();
         if failed || !reset.status.success() {
             let told = String::from_utf8_lossy(&reset.stderr).into_owned();
             let log = self.log();
