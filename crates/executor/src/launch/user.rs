@@ -82,6 +82,9 @@ fn process(
 ) -> Result<sys::fork::Child, Failure> {
     let body = || match run(context) {
         Ok(()) => 0,
+        // Another's word has not come: why, that one has said itself, and it must not be said first that
+        // it did not come. If it could say nothing, the end of all of them tells so.
+        Err(Failure { step: Step::Report, errno: Errno::PIPE, .. }) => 1,
         Err(failure) => {
             let target = failure.target.unwrap_or_default();
             let report = context.report.as_fd();
