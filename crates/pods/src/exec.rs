@@ -95,10 +95,11 @@ impl Drop for Execution {
             // ESRCH is what was wanted.
             let _ = sys::pidfd::send_signal(&self.process.pidfd, Signal::KILL.number());
         }
-        let ended = self.ended;
-        if let Some(scope) = scope.filter(|scope| !ended || !scope.is_kept()) {
+        match scope {
+            Some(scope) if self.ended => scope.leave(),
             // Removing what was killed waits for the kernel.
-            tokio::task::spawn_blocking(move || if ended { scope.remove() } else { scope.end() });
+            Some(scope) => drop(tokio::task::spawn_blocking(move || scope.end())),
+            None => {}
         }
     }
 }
@@ -159,10 +160,14 @@ impl Shared {
                     }
                 }
             };
-            let action = "execute the command";
-            let failed = |source| Error::Keeper { pod: pod.id.clone(), action, source };
-            let executed =
-                executed.map(|process| Execution { process, scope, ended: false }).map_err(failed);
+            let executed = match executed {
+                Ok(process) => Ok(Execution { process, scope, ended: false }),
+                Err(source) => {
+                    scope.into_iter().for_each(Scope::leave);
+                    let action = "execute the command";
+                    Err(Error::Keeper { pod: pod.id.clone(), action, source })
+                }
+            };
             // Not taken it is dropped, which kills it.
             let _ = waiter.send(executed);
         });

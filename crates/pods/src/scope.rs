@@ -3,8 +3,8 @@
 //! A container that is probed has one command after the other in the same one, `exec-0`: making and
 //! removing one each time would cost more than many a probe. Commands beside each other have more, by
 //! number, which go with them; one in which a command has left something stays, and is taken again
-//! once that has ended, by a later daemon too. So there are never more than commands and what is left
-//! of them, and all go with the container.
+//! once that has ended, by a later daemon too. So there are never more than commands and remains were
+//! there at one time, and all go with the container.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -73,17 +73,17 @@ impl Scope {
         let _ = self.cgroup.remove(DYING);
     }
 
-    /// Whether it is one that stays.
-    pub(crate) fn is_kept(&self) -> bool {
-        self.number < KEPT
-    }
-
-    /// Removes it, unless its command has left something behind, which lives on in it. Blocks.
-    pub(crate) fn remove(self) {
-        // The kernel may be taking its last process apart, still.
-        let within =
-            if matches!(self.cgroup.is_empty(), Ok(true)) { DYING } else { Duration::ZERO };
-        let _ = self.cgroup.remove(within);
+    /// Its command has ended, or never began: it stays for the next one, or goes, behind our back. What
+    /// a command has left behind lives on in it.
+    pub(crate) fn leave(self) {
+        if self.number < KEPT {
+            return;
+        }
+        tokio::task::spawn_blocking(move || {
+            // The kernel may be taking its last process apart, still.
+            let empty = matches!(self.cgroup.is_empty(), Ok(true));
+            let _ = self.cgroup.remove(if empty { DYING } else { Duration::ZERO });
+        });
     }
 }
 
