@@ -176,7 +176,7 @@ async fn a_pull_that_is_given_up_leaves_no_image_and_the_next_goes_on_there() {
     let [range] = &ranges[..] else { panic!("{seen:?}") };
     let from: u64 = range["bytes=".len()..].trim_end_matches('-').parse().unwrap();
     assert!(from >= 400_000, "{from}");
-    assert!(rig.names("ingest").is_empty() && rig.names("staging").is_empty());
+    assert!(rig.names("ingest").is_empty() && rig.empties("staging").await);
 }
 
 #[tokio::test]

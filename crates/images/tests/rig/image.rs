@@ -1,6 +1,7 @@
 //! Layers and images made by hand, and a store that pulls them from a registry in this process.
 
 use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -205,6 +206,7 @@ pub fn push(fake: &Fake, name: &str, layers: &[Blob], run: &str) -> Pushed {
 pub struct Rig {
     pub fake: Fake,
     pub dir: tempfile::TempDir,
+    root: PathBuf,
     pub store: Store,
 }
 
@@ -235,21 +237,22 @@ impl Rig {
     async fn at(dir: tempfile::TempDir, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config { root: dir.path().join("images"), ..Config::default() };
         change(&mut config);
+        let root = config.root.clone();
         let store = Store::open(config, registry(dir.path())).unwrap();
         store.adopted().await.unwrap();
-        Self { fake: Fake::start().await, dir, store }
+        Self { fake: Fake::start().await, dir, root, store }
     }
 
     /// Ends the store and opens it again, as a daemon's restart does.
     pub async fn reopen(self) -> Self {
-        let Self { fake, dir, store } = self;
+        let Self { fake, dir, root, store } = self;
         drop(store);
-        let config = Config { root: dir.path().join("images"), ..Config::default() };
+        let config = Config { root: root.clone(), ..Config::default() };
         let registry = registry(dir.path());
         // What still runs in the background holds the old store, and with it the lock, for a moment.
         for _ in 0..500 {
             match Store::open(config.clone(), registry.clone()) {
-                Ok(store) => return Self { fake, dir, store },
+                Ok(store) => return Self { fake, dir, root, store },
                 Err(Error::InUse { .. }) => tokio::time::sleep(Duration::from_millis(10)).await,
                 Err(error) => panic!("{error}"),
             }
@@ -263,11 +266,23 @@ impl Rig {
 
     /// Names of everything in a part of the store.
     pub fn names(&self, part: &str) -> Vec<String> {
-        let mut names: Vec<_> = std::fs::read_dir(self.dir.path().join("images").join(part))
+        let mut names: Vec<_> = std::fs::read_dir(self.root.join(part))
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         names.sort();
         names
+    }
+
+    /// Whether a part of the store is empty as soon as what goes on in the background is done: after
+    /// a pull, layers get new records once they are on the disk, and each is under `staging` first.
+    pub async fn empties(&self, part: &str) -> bool {
+        for _ in 0..1000 {
+            if self.names(part).is_empty() {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        false
     }
 }
