@@ -124,6 +124,14 @@ impl Cgroup {
         }
     }
 
+    /// The names of its parts: those of [`Cgroup::scope`], and on v2 also what its processes have made.
+    #[must_use]
+    pub fn scopes(&self) -> Vec<String> {
+        let Ok(place) = self.census() else { return Vec::new() };
+        let name = |path: PathBuf| Some(path.file_name()?.to_str()?.to_owned());
+        children(&place).filter_map(name).collect()
+    }
+
     /// Opens what a new process needs to be born in this cgroup, or to enter it at once.
     ///
     /// # Errors

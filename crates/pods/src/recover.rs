@@ -260,7 +260,8 @@ impl Shared {
         let cgroup = cgroup::CgroupPath::new(&container.facts.cgroup).map_err(|source| {
             Error::Cgroup { path: container.facts.cgroup.clone(), action: "named", source }
         })?;
-        let (cgroup, scopes) = (self.cgroups.open(&cgroup), Scopes::default());
+        let cgroup = self.cgroups.open(&cgroup);
+        let scopes = Scopes::found(&cgroup);
         Ok(Some(Live { pidfd, cgroup, spec: Arc::new(spec), filter, scopes }))
     }
 

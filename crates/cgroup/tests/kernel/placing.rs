@@ -65,7 +65,9 @@ fn processes_and_threads_are_told() {
 fn a_scope_ends_without_its_whole() {
     for hierarchy in hierarchies() {
         let fixture = Fixture::new(&hierarchy, "scope");
+        assert!(fixture.cgroup.scopes().is_empty());
         let scope = fixture.cgroup.scope("exec-1").unwrap();
+        assert_eq!(fixture.cgroup.scopes(), ["exec-1"]);
         let mut init = spawn_in(&fixture.cgroup, "echo in; read; echo alive");
         await_line(&mut init, "in");
         let mut exec = spawn_in(&scope, "(trap '' TERM; setsid sleep 60 & echo in; wait)");
