@@ -7,7 +7,13 @@
 //! A request whose caller has no more time is answered here, with the code that gRPC has for that:
 //! the library would call it cancelled, and whoever learns of it from us before his own clock tells
 //! him would take it for something else.
+//!
+//! ```text
+//!   request ─▶ number, span ─▶ handler ─▶ told ─┬─▶ answer
+//!                                               └─▶ if it may have changed something: rest, later
+//! ```
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,6 +22,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Request, Response};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
@@ -23,6 +30,9 @@ use tracing::{Instrument, Span, debug, field, info, info_span, warn};
 
 /// How much earlier than the library, whose clock was started before ours.
 const AHEAD: Duration = Duration::from_millis(2);
+/// How long after a change the memory that it left free is given back: late enough that a burst of
+/// changes keeps what the next one needs, and a change each second seldom meets it.
+const REST: Duration = Duration::from_secs(10);
 
 /// Records the pod that the present request is about.
 pub(crate) fn about_pod(id: &str) {
@@ -38,13 +48,30 @@ pub(crate) fn about_container(id: &str) {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tell {
     last: Arc<AtomicU64>,
+    changed: Arc<Notify>,
+}
+
+impl Tell {
+    /// Gives memory back some time after what changed something; runs until it is dropped. Without
+    /// it, the daemon keeps what its busiest moment has needed.
+    pub(crate) fn rest(&self) -> impl Future<Output = Infallible> + use<> {
+        let changed = Arc::clone(&self.changed);
+        async move {
+            loop {
+                changed.notified().await;
+                tokio::time::sleep(REST).await;
+                // It can only fail where the process ends.
+                let _ = tokio::task::spawn_blocking(sys::heap::give_back_free).await;
+            }
+        }
+    }
 }
 
 impl<S> Layer<S> for Tell {
     type Service = Told<S>;
 
     fn layer(&self, inner: S) -> Told<S> {
-        Told { inner, last: Arc::clone(&self.last) }
+        Told { inner, tell: self.clone() }
     }
 }
 
@@ -52,7 +79,7 @@ impl<S> Layer<S> for Tell {
 #[derive(Debug, Clone)]
 pub(crate) struct Told<S> {
     inner: S,
-    last: Arc<AtomicU64>,
+    tell: Tell,
 }
 
 impl<S, B, R> Service<Request<B>> for Told<S>
@@ -70,13 +97,15 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let number = self.tell.last.fetch_add(1, Ordering::Relaxed) + 1;
         let path = request.uri().path();
         let method = path.rsplit('/').next().unwrap_or(path).to_owned();
         let span = info_span!("rpc", number, method, pod = field::Empty, container = field::Empty,);
         let limit = limit(request.headers());
+        let change = (!is_question(&method)).then(|| Change(Arc::clone(&self.tell.changed)));
         let answer = self.inner.call(request);
         let told = async move {
+            let _change = change;
             let started = Instant::now();
             let result = match limit {
                 None => answer.await,
@@ -98,6 +127,15 @@ where
             result
         };
         Box::pin(told.instrument(span))
+    }
+}
+
+/// A request that may change something; it tells when it is over, also where its caller went away.
+struct Change(Arc<Notify>);
+
+impl Drop for Change {
+    fn drop(&mut self) {
+        self.0.notify_one();
     }
 }
 
@@ -168,10 +206,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_may_change_something_is_rested_from_however_it_ends() {
+        let hangs = tower::service_fn(|_: Request<()>| {
+            std::future::pending::<Result<Response<tonic::body::Body>, Infallible>>()
+        });
+        let tell = Tell::default();
+        let mut service = tell.layer(hangs);
+        let mut goes_away = async |method: &str| {
+            let request = Request::builder().uri(format!("/x/{method}")).body(()).unwrap();
+            assert!(timeout(Duration::from_millis(1), service.call(request)).await.is_err());
+            timeout(Duration::ZERO, tell.changed.notified()).await.is_ok()
+        };
+        assert!(!goes_away("ListPodSandbox").await);
+        assert!(goes_away("RunPodSandbox").await);
+    }
+
+    #[tokio::test]
     async fn who_has_no_more_time_is_told_so() {
         let slow = tower::service_fn(|_: Request<()>| async {
             tokio::time::sleep(Duration::from_secs(60)).await;
-            Ok::<_, std::convert::Infallible>(Response::new(tonic::body::Body::default()))
+            Ok::<_, Infallible>(Response::new(tonic::body::Body::default()))
         });
         let request = Request::builder().header("grpc-timeout", "20m").body(()).unwrap();
         let answer = Tell::default().layer(slow).call(request).await.unwrap();

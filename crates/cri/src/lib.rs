@@ -79,11 +79,16 @@ pub async fn serve(
         shutdown.await;
         end.send_replace(true);
     };
-    Server::builder()
-        .layer(layer::Tell::default())
+    let tell = layer::Tell::default();
+    let rest = tell.rest();
+    let served = Server::builder()
+        .layer(tell)
         .add_service(runtime)
         .add_service(image)
         .add_service(archives)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown)
-        .await
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown);
+    tokio::select! {
+        served = served => served,
+        never = rest => match never {},
+    }
 }

@@ -59,6 +59,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let settings = || settings::load(&sources).map_err(Failure::Settings);
     match cli.command {
         Command::Serve { keeper_protocol } => {
+            sys::heap::share_free();
             let settings = settings()?;
             telemetry::init(settings.log.level, settings.log.format);
             let runtime = runtime()?;
