@@ -194,8 +194,8 @@ impl Step {
 pub(crate) trait During<T> {
     /// The failure is one of `step`.
     fn during(self, step: Step) -> Result<T, Failure>;
-    /// The failure is one of `step`, done to `target`.
-    fn during_of(self, step: Step, target: &str) -> Result<T, Failure>;
+    /// The failure is one of `step`, done to `target`, which is put into words only then.
+    fn during_of(self, step: Step, target: impl ToString) -> Result<T, Failure>;
 }
 
 impl<T> During<T> for Result<T, Errno> {
@@ -203,8 +203,8 @@ impl<T> During<T> for Result<T, Errno> {
         self.map_err(|errno| Failure::new(step, errno))
     }
 
-    fn during_of(self, step: Step, target: &str) -> Result<T, Failure> {
-        self.map_err(|errno| Failure::of(step, target, errno))
+    fn during_of(self, step: Step, target: impl ToString) -> Result<T, Failure> {
+        self.map_err(|errno| Failure::of(step, target.to_string(), errno))
     }
 }
 

@@ -38,7 +38,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
 use rustix::thread::ThreadNameSpaceType;
-use sys::clone::{Birth, clone, has_one_thread};
+use sys::clone::{Birth, Signals, clone, has_one_thread};
 use sys::fork::Child;
 
 use self::report::Report;
@@ -56,11 +56,21 @@ pub struct Spawning {
     born: Option<Child>,
     terminal: Option<OwnedFd>,
     limits: Limits,
-    /// Whether to let it go as soon as it waits.
-    at_once: bool,
+    release: Release,
     stage: Stage,
     /// What is still to be reaped here.
     remains: Vec<OwnedFd>,
+}
+
+/// When a process goes on to execve(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Release {
+    /// When [`Spawning::release`] is called.
+    WhenAsked,
+    /// As soon as it waits and has its limits.
+    AtOnce,
+    /// It has set its limits itself, and does not wait.
+    NotNeeded,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,20 +142,43 @@ pub fn spawn(launch: &Launch, table: Vec<OwnedFd>) -> Result<Spawning, Failure> 
     if spaces.pid == Namespace::New && launch.user.is_none() {
         namespaces |= ThreadNameSpaceType::PROCESS_ID;
     }
-    start(namespaces, &launch.cgroup, launch.limits.clone(), false, &table, |report| {
+    start(namespaces, &launch.cgroup, launch.limits.clone(), Release::WhenAsked, &table, |report| {
         child::run(launch, &table, report)
     })
 }
 
+/// Whether a process that enters a container could be looked into by those that are there, before it
+/// executes its program: see [`Launch::onlooker`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Onlookers {
+    /// No process of its PID namespace can.
+    None,
+    /// One may.
+    Possible,
+}
+
 /// Starts making a process in a running container. It goes on to execve(2) by itself:
-/// [`Progress::Waiting`] comes as the word that it is about to.
+/// [`Progress::Waiting`] comes as the word that it is about to, or that it was.
 ///
 /// # Errors
 /// As for [`spawn`].
-pub fn spawn_exec(launch: &ExecLaunch, table: Vec<OwnedFd>) -> Result<Spawning, Failure> {
+pub fn spawn_exec(
+    launch: &ExecLaunch,
+    table: Vec<OwnedFd>,
+    onlookers: Onlookers,
+) -> Result<Spawning, Failure> {
+    let prepared = enter::Prepared::of(launch, &table, onlookers)?;
+    let (release, limits) = match prepared.sets_limits {
+        true => (Release::NotNeeded, Limits::default()),
+        false => (Release::AtOnce, launch.limits.clone()),
+    };
+    let _elsewhere = match onlookers {
+        Onlookers::None => Some(enter::born_in_container(launch, &table)?),
+        Onlookers::Possible => None,
+    };
     let none = ThreadNameSpaceType::empty();
-    start(none, &launch.cgroup, launch.limits.clone(), true, &table, |report| {
-        enter::run(launch, &table, report)
+    start(none, &launch.cgroup, limits, release, &table, |report| {
+        enter::run(launch, &prepared, &table, report)
     })
 }
 
@@ -153,7 +186,7 @@ fn start(
     namespaces: ThreadNameSpaceType,
     placement: &Placement,
     limits: Limits,
-    at_once: bool,
+    release: Release,
     table: &[OwnedFd],
     run: impl FnOnce(&OwnedFd) -> Result<(), Failure>,
 ) -> Result<Spawning, Failure> {
@@ -166,8 +199,9 @@ fn start(
     }
     let (ours, theirs) = report::pair().during(Step::Clone)?;
     let birth = Birth { namespaces, cgroup, sibling: false };
+    let changed = Signals::changed();
     let body = || {
-        child::quiet();
+        child::quiet(changed);
         match run(&theirs) {
             Ok(()) => 0,
             Err(failure) => {
@@ -186,7 +220,7 @@ fn start(
         born: None,
         terminal: None,
         limits,
-        at_once,
+        release,
         stage: Stage::Assembling,
         remains: Vec::new(),
     })
@@ -204,6 +238,13 @@ impl AsFd for Spawning {
 }
 
 impl Spawning {
+    /// Whether all that it says can be heard when its descriptor has been closed at the other end: it
+    /// waits for no answer.
+    #[must_use]
+    pub fn waits_for_nobody(&self) -> bool {
+        self.release == Release::NotNeeded && self.stage != Stage::Over
+    }
+
     /// The process that was cloned: before [`Progress::Waiting`] the one to blame for load and
     /// memory.
     #[must_use]
@@ -280,7 +321,7 @@ impl Spawning {
             terminal: self.terminal.take(),
             refused,
         };
-        if self.at_once {
+        if self.release == Release::AtOnce {
             // Where it has ended, the end of file says so.
             let _ended = report::release(self.report.as_fd());
         }

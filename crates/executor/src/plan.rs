@@ -6,8 +6,10 @@
 //! ```
 //!
 //! [`Launch`] is what the keeper itself must know, and holds nothing of the container's own.
-//! [`Plan`] is everything else; only the child that becomes the container parses it, so that no
-//! container's environment ever lies in the keeper's memory.
+//! [`Plan`] is everything else; only the child that becomes the container parses it. An [`ExecPlan`]
+//! the keeper parses itself: a child would do that with pages that it has to copy first, some 20 page
+//! faults of 54. So what a command was given lies in the keeper's memory for a while, which no program
+//! of a pod is started with and none may look at.
 //!
 //! An older keeper is driven by a newer daemon: a field added later has a serde default that means
 //! "as before", and unknown fields are skipped. A field never changes its meaning.
@@ -16,10 +18,14 @@
 //! them from a process in the host's user namespace; numbers of the process ([`Process::uid`]) are
 //! the container's own. [`UserNamespace`] translates between them.
 
+mod process;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+
+pub use self::process::{Capabilities, Process, Scheduler, Seccomp};
 
 /// A descriptor, by its place in the table that travels beside the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -58,12 +64,21 @@ pub struct Launch {
     /// What no keeper asks for.
     #[serde(default)]
     pub alone: Alone,
+    /// Whether its processes may be able to look into others of their PID namespace that are not
+    /// dumpable (ptrace(2)): they can have a capability that is not one of [`Capabilities::BLIND`].
+    #[serde(default = "yes")]
+    pub onlooker: bool,
+}
+
+/// As before there was the field.
+fn yes() -> bool {
+    true
 }
 
 /// A process to start in a running container.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExecLaunch {
-    /// A file holding the [`ExecPlan`] as JSON (a sealed memfd), read by the child alone.
+    /// A file holding the [`ExecPlan`] as JSON (a sealed memfd).
     pub plan: Handle,
     /// A pidfd of the container's init: its mount, network, IPC, UTS, cgroup and PID namespaces are
     /// joined, all of them, whichever of them are the keeper's own.
@@ -76,7 +91,7 @@ pub struct ExecLaunch {
     pub cgroup: Placement,
     /// What becomes descriptors 0, 1 and 2.
     pub stdio: Stdio,
-    /// What the keeper sets from outside before it lets the process go.
+    /// What is set before it executes its program.
     #[serde(default)]
     pub limits: Limits,
     /// What no keeper asks for; a gate and a halt have no meaning here.
@@ -456,92 +471,6 @@ pub struct Link {
     pub target: String,
 }
 
-/// A process of a container.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Process {
-    /// The arguments; the first is also the program, looked for in the container's own PATH unless
-    /// it has a slash.
-    pub args: Vec<String>,
-    /// A program that is executed instead of one found by name: an open file.
-    pub executable: Option<Handle>,
-    /// The environment, `NAME=value`.
-    pub env: Vec<String>,
-    /// The working directory; made in a container that is being started, where it is missing.
-    pub cwd: String,
-    /// User, in the container's numbers.
-    pub uid: u32,
-    /// Group, in the container's numbers.
-    pub gid: u32,
-    /// Supplementary groups, in the container's numbers.
-    pub groups: Vec<u32>,
-    /// File mode creation mask; 0022 where none is given.
-    pub umask: Option<u32>,
-    /// Capabilities; none at all where none are given.
-    pub capabilities: Capabilities,
-    /// Whether execve(2) may never gain privileges again.
-    pub no_new_privileges: bool,
-    /// System call filter.
-    pub seccomp: Option<Seccomp>,
-    /// AppArmor profile to change to.
-    pub apparmor: Option<String>,
-    /// SELinux label to change to.
-    pub selinux: Option<String>,
-    /// I/O priority as ioprio_set(2) takes it; none where none is given.
-    pub io_priority: Option<u16>,
-    /// Scheduling policy; SCHED_OTHER with nice value 0 where none is given.
-    pub scheduler: Option<Scheduler>,
-    /// The processors it may run on; all that its cgroup has where none are given.
-    pub affinity: Vec<u32>,
-}
-
-/// Capability sets as bit masks: bit `n` is capability number `n` (capabilities(7)). What the
-/// kernel or the keeper does not have is left out.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Capabilities {
-    /// The most that any later execve(2) can give.
-    pub bounding: u64,
-    /// In force.
-    pub effective: u64,
-    /// The most that can be put in force.
-    pub permitted: u64,
-    /// Kept over execve(2) by programs that ask for them.
-    pub inheritable: u64,
-    /// Kept over execve(2) by ordinary programs.
-    pub ambient: u64,
-}
-
-/// A system call filter (seccomp(2)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Seccomp {
-    /// A file holding the instructions, `struct sock_filter` after `struct sock_filter`.
-    pub program: Handle,
-    /// `SECCOMP_FILTER_FLAG_*`.
-    #[serde(default)]
-    pub flags: u32,
-}
-
-/// Scheduling parameters, as sched_setattr(2) takes them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Scheduler {
-    /// `SCHED_*`.
-    pub policy: u32,
-    /// `SCHED_FLAG_*`.
-    pub flags: u64,
-    /// Nice value, for SCHED_OTHER and SCHED_BATCH.
-    pub nice: i32,
-    /// Priority, for SCHED_FIFO and SCHED_RR.
-    pub priority: u32,
-    /// For SCHED_DEADLINE, nanoseconds.
-    pub runtime: u64,
-    /// For SCHED_DEADLINE, nanoseconds.
-    pub deadline: u64,
-    /// For SCHED_DEADLINE, nanoseconds.
-    pub period: u64,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -602,5 +531,11 @@ mod tests {
         };
         let text = serde_json::to_string(&plan).unwrap();
         assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
+    }
+
+    #[test]
+    fn who_does_not_say_may_look() {
+        let launch = r#"{"plan": 0, "stdio": {"files": [0, 0, 0]}}"#;
+        assert!(serde_json::from_str::<Launch>(launch).unwrap().onlooker);
     }
 }

@@ -155,6 +155,7 @@ pub fn prepare(spec: &Spec, inputs: Inputs<'_>) -> Result<Prepared<Launch>, Erro
     let root = root(spec, linux, &inputs, mapping, &mut table)?;
 
     let own_uts = namespaces.uts != Namespace::Inherit;
+    let onlooker = process.capabilities.may_look();
     let plan = Plan {
         root,
         mounts,
@@ -175,6 +176,7 @@ pub fn prepare(spec: &Spec, inputs: Inputs<'_>) -> Result<Prepared<Launch>, Erro
         stdio: stdio(inputs.stdio, &mut table),
         limits,
         alone: Alone::default(),
+        onlooker,
     };
     Ok(Prepared { launch, descriptors: table.into_descriptors() })
 }

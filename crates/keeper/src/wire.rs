@@ -132,7 +132,7 @@ pub(crate) enum Received {
 }
 
 impl Assembler {
-    /// Receives one packet through `buffer`, which must hold [`PACKET_MAX`] bytes.
+    /// Receives one packet through `buffer`, which must hold it: it has [`PACKET_MAX`] bytes at most.
     ///
     /// # Errors
     /// `EAGAIN` where a non-blocking socket has nothing; otherwise what recvmsg(2) says.

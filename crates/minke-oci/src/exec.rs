@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cgroup::{Attachment, CgroupPath};
-use executor::launch::{Progress, Spawning, Waiting, spawn_exec};
+use executor::launch::{Onlookers, Progress, Spawning, Waiting, spawn_exec};
 use executor::plan::ExecLaunch;
 use executor::prepare::{ExecInputs, Filter, Prepared, StdioSource, prepare_exec, sealed};
 use oci_spec::runtime::{Capability, Hook, LinuxNamespaceType, Process};
@@ -132,7 +132,9 @@ fn start(
         let id = container.record.id.clone();
         Failure::Launch { id, what: "the process", source }
     };
-    let mut spawning = spawn_exec(&prepared.launch, prepared.descriptors).map_err(failed)?;
+    // Who else is in there nobody has kept account of.
+    let mut spawning =
+        spawn_exec(&prepared.launch, prepared.descriptors, Onlookers::Possible).map_err(failed)?;
     let mut born = None;
     loop {
         match next(&mut spawning)? {

@@ -2,15 +2,17 @@
 
 use std::ffi::{c_char, c_int, c_long, c_void};
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 
 use rustix::io::{self, Errno};
-use rustix::process::Pid;
+use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 use rustix::thread::ThreadNameSpaceType;
 
 use crate::fork::Child;
+use crate::namespace::enter;
 
 /// libc's constant of this name overflows its type.
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
@@ -70,6 +72,38 @@ pub unsafe fn clone(birth: Birth<'_>, body: impl FnOnce() -> u8) -> io::Result<C
     // SAFETY: the kernel has stored a new descriptor there; nothing else knows it.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok(Child { pid, pidfd })
+}
+
+/// While it lives, the children of the thread that made it are born in another PID namespace than its
+/// own.
+#[derive(Debug)]
+pub struct BornElsewhere {
+    /// The calling process.
+    own: OwnedFd,
+}
+
+impl BornElsewhere {
+    /// In that of a process, known by its pidfd: the caller's, or one below.
+    ///
+    /// # Errors
+    /// What setns(2) says: `ESRCH` where the process has ended.
+    pub fn beside(process: BorrowedFd<'_>) -> io::Result<Self> {
+        let own = pidfd_open(getpid(), PidfdFlags::empty())?;
+        enter(process, ThreadNameSpaceType::PROCESS_ID)?;
+        Ok(Self { own })
+    }
+}
+
+impl Drop for BornElsewhere {
+    fn drop(&mut self) {
+        // A thread may always return to its own namespace. The kernel can only be short of memory, and
+        // what would go on with its children among strangers had better end.
+        const TRIALS: usize = 1000;
+        let home = || enter(self.own.as_fd(), ThreadNameSpaceType::PROCESS_ID).is_ok();
+        if !(0..TRIALS).any(|_| home()) {
+            std::process::abort();
+        }
+    }
 }
 
 /// Whether the calling process has one thread.
@@ -190,10 +224,46 @@ pub fn start_session(terminal: bool, mark: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives every signal its default effect and blocks none, whatever the process was started with.
+/// Signals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signals(u64);
+
+impl Signals {
+    /// Those that do not have their default effect in this process, as it was when it, or one that it
+    /// is a copy of, was first asked: each signal takes a system call.
+    pub fn changed() -> Self {
+        static CHANGED: OnceLock<Signals> = OnceLock::new();
+        *CHANGED.get_or_init(Self::changed_now)
+    }
+
+    /// Those that do not have their default effect in this process.
+    #[must_use]
+    #[expect(unsafe_code, reason = "rustix leaves dispositions to the C library")]
+    pub fn changed_now() -> Self {
+        let is_changed = |number: &u64| {
+            let mut now = [0_u64; 4];
+            // SAFETY: `now` is at least as long as the kernel's struct sigaction with the 8 bytes of
+            // mask that the size argument names; the kernel fills it in and changes nothing.
+            unsafe {
+                libc::syscall(
+                    libc::SYS_rt_sigaction,
+                    *number,
+                    std::ptr::null::<u64>(),
+                    now.as_mut_ptr(),
+                    8_usize,
+                )
+            };
+            // The handler comes first.
+            now[0] != libc::SIG_DFL as u64
+        };
+        Self((1..=64).filter(is_changed).fold(0, |set, number| set | 1 << (number - 1)))
+    }
+}
+
+/// Gives signals their default effect and blocks none, whatever the process was started with.
 #[expect(unsafe_code, reason = "rustix leaves dispositions to the C library")]
-pub fn reset_signals() {
-    for number in 1..=64 {
+pub fn reset_signals(changed: Signals) {
+    for number in (1..=64).filter(|number| changed.0 & 1 << (number - 1) != 0) {
         // The kernel's own call: the C library hides the two signals that it uses itself. Nothing
         // but zeroes is SIG_DFL, no flags, no mask.
         let default = [0_u64; 4];
@@ -209,13 +279,27 @@ pub fn reset_signals() {
             )
         };
     }
-    let none = 0_u64;
-    // SAFETY: `none` is a signal set of the 8 bytes that the size argument names.
+    unblock_signals();
+}
+
+/// Lets every signal wait that can be let wait.
+pub fn block_signals() {
+    set_blocked(u64::MAX);
+}
+
+/// Takes every signal that comes or waits.
+pub fn unblock_signals() {
+    set_blocked(0);
+}
+
+#[expect(unsafe_code, reason = "rustix leaves signal masks to the C library")]
+fn set_blocked(signals: u64) {
+    // SAFETY: `signals` is a signal set of the 8 bytes that the size argument names.
     unsafe {
         libc::syscall(
             libc::SYS_rt_sigprocmask,
             libc::SIG_SETMASK,
-            &raw const none,
+            &raw const signals,
             std::ptr::null::<u64>(),
             8_usize,
         )

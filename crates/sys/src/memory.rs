@@ -4,9 +4,9 @@ use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
 
 use rustix::io::{self, Errno};
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
-/// Zeroed memory in a mapping of its own, which is never given back.
+/// Zeroed memory in a mapping of its own.
 #[derive(Debug)]
 pub struct Region {
     start: NonNull<c_void>,
@@ -30,13 +30,14 @@ impl Region {
                 MapFlags::PRIVATE,
             )
         }?;
-        Ok(Self { start: NonNull::new(start).ok_or(Errno::NOMEM)?, length })
+        let start = NonNull::new(start).ok_or(Errno::NOMEM)?;
+        Ok(Self { start, length })
     }
 
     /// The bytes.
     pub fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: the mapping has this start and length, is readable and writable, lives for ever,
-        // and is reached only through `self`, which is borrowed.
+        // SAFETY: the mapping has this start and length, is readable and writable, lives as long as
+        // `self`, and is reached only through that, which is borrowed.
         #[expect(unsafe_code, reason = "the mapping is known by its address")]
         unsafe {
             std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.length)
@@ -56,41 +57,64 @@ impl Region {
     }
 }
 
-/// Withholds memory from processes that the caller makes from now on: all but `span` (start and end,
-/// whole pages), what the program and its libraries have mapped of their files, and the calling
-/// thread's control block. They are born with holes there (MADV_DONTFORK).
-///
-/// # Safety
-/// Whatever such a process executes uses nothing else: no heap, no static that the program writes,
-/// no other stack, no call that is answered without the kernel (clock_gettime(2)).
-///
-/// # Errors
-/// What madvise(2) says.
-#[expect(unsafe_code, reason = "new processes lose memory")]
-pub unsafe fn withhold_all_but(span: (usize, usize)) -> io::Result<()> {
-    let page = page_size();
-    let mut kept = file_spans();
-    kept.extend([span, thread_control_span()]);
-    kept.sort_unstable();
-    let mut from = 0;
-    for (start, end) in kept {
-        let start = start & !(page - 1);
-        if start > from {
-            // SAFETY: the advice changes nothing for the caller, and the caller has promised that
-            // later processes do without.
-            unsafe { withhold(from, start) }?;
-        }
-        from = from.max(end.next_multiple_of(page));
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `new` and is reached only through `self`, which goes.
+        #[expect(unsafe_code, reason = "the mapping is known by its address")]
+        let _cannot_fail = unsafe { munmap(self.start.as_ptr(), self.length) };
     }
-    // SAFETY: as above.
-    unsafe { withhold(from, TOP & !(page - 1)) }
+}
+
+/// Spans of addresses that a process can withhold from others.
+#[derive(Debug)]
+pub struct Spans(Vec<(usize, usize)>);
+
+impl Spans {
+    /// All but the region, what the program and its libraries have mapped of their files, and the
+    /// calling thread's control block.
+    #[must_use]
+    pub fn all_but(region: &Region) -> Self {
+        let page = page_size();
+        let start = region.start().as_ptr() as usize;
+        let mut kept = file_spans();
+        kept.extend([(start, start + region.length()), thread_control_span()]);
+        kept.sort_unstable();
+        let mut withheld = Vec::with_capacity(kept.len() + 1);
+        let mut from = 0;
+        for (start, end) in kept {
+            let start = start & !(page - 1);
+            if start > from {
+                withheld.push((from, start));
+            }
+            from = from.max(end.next_multiple_of(page));
+        }
+        withheld.push((from, TOP & !(page - 1)));
+        Self(withheld)
+    }
+
+    /// Withholds them from processes that the caller makes from now on, which are born with holes
+    /// there (MADV_DONTFORK). The caller is the thread that has listed them, or its only one is a
+    /// copy of that.
+    ///
+    /// # Safety
+    /// Whatever such a process executes uses nothing there: no heap, no static that the program
+    /// writes, no other stack, no call that is answered without the kernel (clock_gettime(2)).
+    ///
+    /// # Errors
+    /// What madvise(2) says.
+    #[expect(unsafe_code, reason = "new processes lose memory")]
+    pub unsafe fn withhold(&self) -> io::Result<()> {
+        // SAFETY: the advice changes nothing for the caller, and the caller has promised that later
+        // processes do without.
+        self.0.iter().try_for_each(|(start, end)| unsafe { withhold(*start, *end) })
+    }
 }
 
 /// Above all memory of any process: the kernel's half begins there.
 const TOP: usize = isize::MAX as usize;
 
 /// # Safety
-/// See [`withhold_all_but`].
+/// See [`Spans::withhold`].
 #[expect(unsafe_code, reason = "new processes lose memory")]
 unsafe fn withhold(start: usize, end: usize) -> io::Result<()> {
     // SAFETY: the advice changes nothing for the caller, and the caller has promised that later

@@ -9,7 +9,7 @@
 //!                         and sends a sibling with empty hands into it: see `entry`
 //! ```
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, Uid, fchown, fstat, openat};
 use rustix::io::{self, Errno, fcntl_dupfd_cloexec};
@@ -19,13 +19,14 @@ use rustix::system::{setdomainname, sethostname};
 use rustix::termios::isatty;
 use rustix::thread::ThreadNameSpaceType;
 use serde::de::DeserializeOwned;
-use sys::clone::start_session;
+use sys::clone::{Signals, start_session};
+use sys::memory::Spans;
 use sys::namespace::{enter, unshare};
 
 use super::descriptors::Kept;
-use super::entry::{Entry, prologue};
+use super::entry::{Entry, Layout, prologue};
 use super::identity::{Lock, assume, assume_root, write};
-use super::memory::share_only;
+use super::memory::withhold;
 use super::path::Owner;
 use super::terminal::Terminal;
 use super::tree::{Processes, Tree};
@@ -56,11 +57,11 @@ pub(super) enum Streams<'a> {
     Terminal(OwnedFd),
 }
 
-/// Leaves behind what the keeper has set for itself.
-pub(super) fn quiet() {
+/// Leaves behind what the keeper has set for itself, the effect of `changed` signals among it.
+pub(super) fn quiet(changed: Signals) {
     // Files below /proc/PID belong to root then, and no core is written.
     let _cannot_fail = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    sys::clone::reset_signals();
+    sys::clone::reset_signals(changed);
     umask(Mode::empty());
 }
 
@@ -109,7 +110,7 @@ pub(super) fn place(placement: &Placement, table: &[OwnedFd]) -> Result<(), Fail
         let file = handle.of(table).during(Step::Placement)?;
         // Zero is whoever writes.
         io::retry_on_intr(|| io::write(file, b"0"))
-            .during_of(Step::Placement, &format!("hierarchy {index}"))?;
+            .during_of(Step::Placement, format_args!("hierarchy {index}"))?;
     }
     Ok(())
 }
@@ -260,12 +261,15 @@ pub(super) fn files<'a>(
 /// /proc/self/fd. Where that is not ours to do it stays as it is.
 pub(super) fn give(file: BorrowedFd<'_>, user: u32) {
     let Ok(stat) = fstat(file) else { return };
+    if stat.st_uid == user {
+        return;
+    }
     let ours = match FileType::from_raw_mode(stat.st_mode) {
         FileType::Fifo | FileType::Socket => true,
         FileType::CharacterDevice => isatty(file),
         _ => false,
     };
-    if ours && stat.st_uid != user {
+    if ours {
         let _not_ours = fchown(file, Some(Uid::from_raw(user)), None);
     }
 }
@@ -279,52 +283,100 @@ pub(super) fn lock_in(user: &UserNamespace, table: &[OwnedFd]) -> Result<(), Fai
     unshare(ThreadNameSpaceType::MOUNT).during_of(Step::NewNamespace, "mnt")
 }
 
-/// Goes the last stretch.
+/// Who goes the last stretch.
+#[derive(Debug)]
+enum Traveller {
+    /// The calling process, which may have to wait until it is let go.
+    Itself { waits: bool },
+    /// A sibling with empty hands, into the PID namespace that was joined for children; born without
+    /// these.
+    Sibling(Spans),
+}
+
+/// The last stretch, as far as it can be prepared before anything is known of where it goes.
+#[derive(Debug)]
+pub(super) struct Departure {
+    lock: Lock,
+    entry: Layout,
+    traveller: Traveller,
+}
+
+impl Departure {
+    /// For the calling process, which `waits` until it is let go.
+    pub(super) fn of_itself(
+        process: &Process,
+        alone: &Alone,
+        terminal: bool,
+        table: &[OwnedFd],
+        waits: bool,
+    ) -> Result<Self, Failure> {
+        let lock = Lock::of(process, table, &[])?;
+        let entry = Entry::lay_out(process, alone, terminal, 0)?;
+        Ok(Self { lock, entry, traveller: Traveller::Itself { waits } })
+    }
+
+    /// For a sibling.
+    pub(super) fn of_sibling(
+        process: &Process,
+        alone: &Alone,
+        terminal: bool,
+        table: &[OwnedFd],
+    ) -> Result<Self, Failure> {
+        let mark = random().during(Step::Memory)?;
+        let lock = Lock::of(process, table, &prologue(mark))?;
+        let entry = Entry::lay_out(process, alone, terminal, mark)?;
+        let traveller = Traveller::Sibling(Spans::all_but(entry.region()));
+        Ok(Self { lock, entry, traveller })
+    }
+
+    /// Goes it. Returns only on failure.
+    pub(super) fn go(
+        &self,
+        process: &Process,
+        alone: &Alone,
+        streams: &Streams<'_>,
+        table: &[OwnedFd],
+        report: &OwnedFd,
+        procfs: BorrowedFd<'_>,
+    ) -> Result<(), Failure> {
+        install(streams).during(Step::Stdio)?;
+        if let Traveller::Itself { .. } = self.traveller {
+            start_session(is_terminal(streams), 0).during(Step::Session)?;
+        }
+        assume(process, alone.keep_keyring, procfs)?;
+        match &self.traveller {
+            Traveller::Itself { .. } => sys::clone::unblock_signals(),
+            Traveller::Sibling(withheld) => withhold(withheld).during(Step::Memory)?,
+        }
+        let kept = Kept::of(process, alone, report, table)?;
+        kept.close_others().during(Step::Stdio)?;
+        match self.traveller {
+            Traveller::Itself { waits } => self.entry.depart(&self.lock, waits),
+            Traveller::Sibling(_) => self.entry.send(&self.lock),
+        }
+    }
+}
+
+/// Goes the last stretch as the first process of a container.
 pub(super) fn depart(
     process: &Process,
     streams: &Streams<'_>,
     context: &Context<'_>,
 ) -> Result<(), Failure> {
-    install(streams).during(Step::Stdio)?;
-    let terminal = matches!(streams, Streams::Terminal(_));
-    start_session(terminal, 0).during(Step::Session)?;
-    let alone = &context.launch.alone;
-    assume(process, alone.keep_keyring, context.procfs)?;
-    let lock = Lock::of(process, context.table, &[])?;
-    let entry = Entry::lay_out(process, alone, terminal, 0)?;
-    let kept = Kept::of(process, alone, context.report, context.table)?;
-    kept.close_others().during(Step::Stdio)?;
-    entry.depart(&lock)
+    let Context { launch: Launch { alone, .. }, table, report, procfs, .. } = *context;
+    let departure = Departure::of_itself(process, alone, is_terminal(streams), table, true)?;
+    departure.go(process, alone, streams, table, report, procfs)
 }
 
-/// Sends a sibling the last stretch, into the PID namespace that was joined for children.
-pub(super) fn send(
-    process: &Process,
-    streams: &Streams<'_>,
-    context: &Context<'_>,
-) -> Result<(), Failure> {
-    let Context { launch, table, report, procfs, .. } = *context;
-    dispatch(process, &launch.alone, streams, table, report, procfs)
+/// Sends the first process of a container the last stretch, into another's PID namespace.
+fn send(process: &Process, streams: &Streams<'_>, context: &Context<'_>) -> Result<(), Failure> {
+    let Context { launch: Launch { alone, .. }, table, report, procfs, .. } = *context;
+    let departure = Departure::of_sibling(process, alone, is_terminal(streams), table)?;
+    departure.go(process, alone, streams, table, report, procfs)
 }
 
-/// [`send`] for a process that has no launch.
-pub(super) fn dispatch(
-    process: &Process,
-    alone: &Alone,
-    streams: &Streams<'_>,
-    table: &[OwnedFd],
-    report: &OwnedFd,
-    procfs: BorrowedFd<'_>,
-) -> Result<(), Failure> {
-    install(streams).during(Step::Stdio)?;
-    assume(process, alone.keep_keyring, procfs)?;
-    let mark = random().during(Step::Memory)?;
-    let lock = Lock::of(process, table, &prologue(mark))?;
-    let entry = Entry::lay_out(process, alone, matches!(streams, Streams::Terminal(_)), mark)?;
-    share_only(entry.span()).during(Step::Memory)?;
-    let kept = Kept::of(process, alone, report, table)?;
-    kept.close_others().during(Step::Stdio)?;
-    entry.send(&lock)
+fn is_terminal(streams: &Streams<'_>) -> bool {
+    matches!(streams, Streams::Terminal(_))
 }
 
 fn install(streams: &Streams<'_>) -> io::Result<()> {
@@ -332,9 +384,17 @@ fn install(streams: &Streams<'_>) -> io::Result<()> {
         Streams::Files(files) => *files,
         Streams::Terminal(slave) => [slave.as_fd(); 3],
     };
+    if sources.iter().all(|file| file.as_raw_fd() > 2) {
+        return replace(sources);
+    }
     // Above what they are about to replace.
     let above = |file: BorrowedFd<'_>| fcntl_dupfd_cloexec(file, 3);
-    let [input, output, error] = [above(sources[0])?, above(sources[1])?, above(sources[2])?];
+    let copies = [above(sources[0])?, above(sources[1])?, above(sources[2])?];
+    replace(copies.each_ref().map(AsFd::as_fd))
+}
+
+/// Makes files that are none of them the standard streams.
+fn replace([input, output, error]: [BorrowedFd<'_>; 3]) -> io::Result<()> {
     dup2_stdin(input)?;
     dup2_stdout(output)?;
     dup2_stderr(error)

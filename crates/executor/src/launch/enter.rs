@@ -1,27 +1,91 @@
 //! The way of one more process into a running container.
 //!
-//! The container is hostile, and may have CAP_SYS_PTRACE. So the maker joins all of its namespaces
-//! but the PID namespace, where it could be seen, does there all that is to be done, and sends a
-//! sibling with empty hands into that: see [`super::entry`].
+//! ```text
+//!   onlookers   born in             joins all else, becomes, loads the filter, and
+//!   none        the PID namespace   executes
+//!   possible    the keeper's        sends a sibling with empty hands into the PID namespace: see `entry`
+//! ```
+//!
+//! The container is hostile. While the process becomes what it is to be, it has a copy of the keeper's
+//! memory and all privileges. It is not dumpable, and no signal but SIGKILL and SIGSTOP reaches it, so
+//! that only those in its PID namespace can look into it whom capabilities allow that
+//! ([`Launch::onlooker`](crate::plan::Launch::onlooker)); where there are such, it stays out of their
+//! sight until its hands are empty. That takes two processes, and a fifth of the time of an exec.
+//! What anyone there can do is stop it: it then keeps copies of the pod's descriptors open until it is
+//! killed, as it is when its time is up or its container ends.
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::thread::ThreadNameSpaceType;
+use sys::clone::BornElsewhere;
 use sys::namespace::enter;
 
-use super::child::{Streams, dispatch, files, give, open_procfs, outside_uid, place, read_plan};
+use super::Onlookers;
+use super::child::{Departure, Streams, files, give, open_procfs, outside_uid, place, read_plan};
 use super::identity::assume_root;
+use super::limits;
 use super::path::{Below, Owner, own_root};
 use super::report;
 use super::terminal::Terminal;
 use crate::failure::{During, Failure, Step};
-use crate::plan::{ExecLaunch, ExecPlan, Stdio};
+use crate::plan::{ExecLaunch, ExecPlan, Process, Stdio};
+
+/// What is done before the process is cloned: it would do that with code and memory that it has to
+/// get first, page by page.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    process: Process,
+    departure: Departure,
+    onlookers: Onlookers,
+    /// Whether the process sets itself what else would be set from outside while it waits: it can where
+    /// it has not given up anything yet, and is not held to it.
+    pub(super) sets_limits: bool,
+}
+
+impl Prepared {
+    pub(super) fn of(
+        launch: &ExecLaunch,
+        table: &[OwnedFd],
+        onlookers: Onlookers,
+    ) -> Result<Self, Failure> {
+        let ExecPlan { process } = read_plan(launch.plan, table)?;
+        let (alone, terminal) = (&launch.alone, matches!(launch.stdio, Stdio::Terminal(_)));
+        let sets_limits = onlookers == Onlookers::None && launch.limits.rlimits.is_empty();
+        let departure = match onlookers {
+            Onlookers::None => {
+                Departure::of_itself(&process, alone, terminal, table, !sets_limits)?
+            }
+            Onlookers::Possible => Departure::of_sibling(&process, alone, terminal, table)?,
+        };
+        Ok(Self { process, departure, onlookers, sets_limits })
+    }
+}
+
+/// While it lives, a process that is cloned is born in the container's PID namespace.
+pub(super) fn born_in_container(
+    launch: &ExecLaunch,
+    table: &[OwnedFd],
+) -> Result<BornElsewhere, Failure> {
+    let init = launch.init.of(table).during_of(Step::Handle, "init")?;
+    BornElsewhere::beside(init).during_of(Step::JoinNamespace, "of the container")
+}
 
 /// Runs the process that was cloned for `launch`. Returns only on failure.
-pub(super) fn run(launch: &ExecLaunch, table: &[OwnedFd], report: &OwnedFd) -> Result<(), Failure> {
+pub(super) fn run(
+    launch: &ExecLaunch,
+    prepared: &Prepared,
+    table: &[OwnedFd],
+    report: &OwnedFd,
+) -> Result<(), Failure> {
+    let Prepared { process, departure, onlookers, sets_limits } = prepared;
+    if *onlookers == Onlookers::None {
+        sys::clone::block_signals();
+    }
     place(&launch.cgroup, table)?;
     let procfs = open_procfs()?;
-    let ExecPlan { process } = read_plan(launch.plan, table)?;
+    if *sets_limits {
+        limits::adjust_own_oom_score(&launch.limits, procfs.as_fd());
+    }
     let given = match launch.stdio {
         Stdio::Files(handles) => {
             let user = outside_uid(launch.user.as_ref(), process.uid)?;
@@ -34,9 +98,11 @@ pub(super) fn run(launch: &ExecLaunch, table: &[OwnedFd], report: &OwnedFd) -> R
         | ThreadNameSpaceType::NETWORK
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
-        | ThreadNameSpaceType::CONTROL_GROUP
+        | ThreadNameSpaceType::CONTROL_GROUP;
+    if *onlookers == Onlookers::Possible {
         // Of this one, children become members, and not the caller.
-        | ThreadNameSpaceType::PROCESS_ID;
+        kinds |= ThreadNameSpaceType::PROCESS_ID;
+    }
     if launch.user.is_some() {
         kinds |= ThreadNameSpaceType::USER;
     }
@@ -56,5 +122,5 @@ pub(super) fn run(launch: &ExecLaunch, table: &[OwnedFd], report: &OwnedFd) -> R
         (Stdio::Files(_), Some(files)) => Streams::Files(files),
         (Stdio::Files(_), None) => return Err(Failure::new(Step::Stdio, rustix::io::Errno::BADF)),
     };
-    dispatch(&process, &launch.alone, &streams, table, report, procfs.as_fd())
+    departure.go(process, &launch.alone, &streams, table, report, procfs.as_fd())
 }

@@ -3,12 +3,14 @@
 //! Everything that it needs lies in one mapping, so that it can be run by a process that was born
 //! with that mapping and little else. A process that enters a PID namespace in which a hostile
 //! container already lives is seen there before it executes its program, and CAP_SYS_PTRACE opens
-//! its memory (process_vm_readv(2)) and its /proc/PID/root however undumpable it is. So it enters
-//! with nothing worth having: the process that makes it has joined everything else, closed its
-//! descriptors, given up its privileges and loaded its filter before, and withholds all memory from
-//! it but this mapping, a stack, the program's code, and the page of the thread's control block.
+//! its memory (process_vm_readv(2)) and its /proc/PID/root however undumpable it is. Where somebody
+//! may have that, it enters with nothing worth having: the process that makes it has joined everything
+//! else, closed its descriptors, given up its privileges and loaded its filter before, and withholds
+//! all memory from it but this mapping, a stack, the program's code, and the page of the thread's
+//! control block.
 
 use std::ffi::{CString, c_char, c_int, c_void};
+use std::ops::Deref;
 use std::ptr::{self, NonNull};
 
 use rustix::io::Errno;
@@ -55,14 +57,37 @@ pub(super) struct Entry {
     length: usize,
 }
 
+/// The mapping with an [`Entry`] at its beginning.
+#[derive(Debug)]
+pub(super) struct Layout(Region);
+
+impl Layout {
+    pub(super) fn region(&self) -> &Region {
+        &self.0
+    }
+}
+
+impl Deref for Layout {
+    type Target = Entry;
+
+    fn deref(&self) -> &Entry {
+        // SAFETY: `lay_out` has written an Entry there, where nothing writes again, and the mapping
+        // lives as long as `self`.
+        #[expect(unsafe_code, reason = "the mapping is known by its address")]
+        unsafe {
+            self.0.start().cast::<Entry>().as_ref()
+        }
+    }
+}
+
 impl Entry {
-    /// Lays out the mapping for a process. Its address holds for ever.
+    /// Lays out the mapping for a process.
     pub(super) fn lay_out(
         process: &Process,
         alone: &Alone,
         terminal: bool,
         mark: usize,
-    ) -> Result<&'static Self, Failure> {
+    ) -> Result<Layout, Failure> {
         let name = process.args.first().map_or("", String::as_str);
         if name.is_empty() && process.executable.is_none() {
             return Err(Failure::of(Step::Execute, "", Errno::INVAL));
@@ -121,22 +146,13 @@ impl Entry {
             length: region_length,
         };
         let place = region.start().cast::<Self>();
-        // SAFETY: the mapping begins on a page, has room for an Entry there that nothing else was
-        // written to, and is never unmapped.
+        // SAFETY: the mapping begins on a page, and has room for an Entry there that nothing else was
+        // written to.
         #[expect(unsafe_code, reason = "the mapping is known by its address")]
         unsafe {
             place.write(entry);
         }
-        // SAFETY: the Entry was just written, and nothing writes there again.
-        #[expect(unsafe_code, reason = "the mapping is known by its address")]
-        unsafe {
-            Ok(place.as_ref())
-        }
-    }
-
-    /// Start and length of the mapping.
-    pub(super) fn span(&self) -> (usize, usize) {
-        (ptr::from_ref(self) as usize, self.length)
+        Ok(Layout(region))
     }
 
     fn name(&self) -> &[u8] {
@@ -147,19 +163,19 @@ impl Entry {
         }
     }
 
-    /// Says that it waits, waits, closes the lock, executes. The process becomes the program, or
-    /// ends.
-    pub(super) fn depart(&self, lock: &Lock) -> ! {
+    /// Says that all is done, waits where it `waits`, closes the lock, executes. The process becomes
+    /// the program, or ends.
+    pub(super) fn depart(&self, lock: &Lock, waits: bool) -> ! {
         if report::waiting(numbered(self.numbers.report)).is_err() {
             exit(1);
         }
-        self.pass(|| lock.close())
+        self.pass(waits, || lock.close())
     }
 
     /// Makes the process that departs: a sibling in the PID namespace that was joined for children,
     /// with nothing of the caller's memory. The caller ends.
-    /// [`Entry::span`] is all of its memory that has not been withheld.
-    pub(super) fn send(&'static self, lock: &Lock) -> ! {
+    /// The mapping is all of its memory that has not been withheld.
+    pub(super) fn send(&self, lock: &Lock) -> ! {
         let maker = numbered(self.numbers.report);
         if let Err((step, errno)) = lock.close() {
             report::failed(maker, step, b"", errno);
@@ -168,7 +184,8 @@ impl Entry {
         let argument = ptr::from_ref(self).cast_mut().cast::<c_void>();
         let Some(top) = NonNull::new(argument.wrapping_byte_add(self.length)) else { exit(1) };
         // SAFETY: the last STACK bytes of the mapping are used for nothing else, and `enter` runs
-        // within them; `argument` is an Entry in a mapping that is never unmapped nor withheld.
+        // within them; `argument` is an Entry in a mapping that is not withheld, and that the new
+        // process has a copy of for as long as it runs.
         #[expect(unsafe_code, reason = "the process runs on a stack of its own")]
         let born = unsafe { clone_onto(Kin::Sibling, top, enter, argument, self.mark) };
         let told = born
@@ -177,10 +194,10 @@ impl Entry {
         exit(if matches!(told, Ok(Ok(()))) { 0 } else { 1 })
     }
 
-    /// Waits to be let go, and executes. Uses no heap.
-    fn pass(&self, last: impl FnOnce() -> Result<(), (Step, Errno)>) -> ! {
+    /// Waits to be let go where it `waits`, and executes. Uses no heap.
+    fn pass(&self, waits: bool, last: impl FnOnce() -> Result<(), (Step, Errno)>) -> ! {
         let maker = numbered(self.numbers.report);
-        if !report::wait(maker) {
+        if waits && !report::wait(maker) {
             // The maker is gone, or has thought better of it.
             exit(1);
         }
@@ -242,7 +259,8 @@ extern "C" fn enter(entry: *mut c_void) -> c_int {
     // SAFETY: `send` passes an Entry in a mapping that this process has a copy of.
     #[expect(unsafe_code, reason = "clone(2) passes a pointer")]
     let entry = unsafe { &*entry.cast::<Entry>() };
-    entry.pass(|| start_session(entry.terminal, entry.mark).map_err(|errno| (Step::Session, errno)))
+    let last = || start_session(entry.terminal, entry.mark);
+    entry.pass(true, || last().map_err(|errno| (Step::Session, errno)))
 }
 
 /// The ways to `name`, and whether it was looked for in the PATH of `environment`.

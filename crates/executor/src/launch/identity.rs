@@ -4,7 +4,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::{self, Errno};
-use rustix::process::{fchdir, getcwd, umask};
+use rustix::process::{DumpableBehavior, fchdir, getcwd, set_dumpable_behavior, umask};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, CpuSet, Gid, Uid, capabilities, clear_ambient_capability_set,
     configure_capability_in_ambient_set, remove_capability_from_bounding_set, sched_setaffinity,
@@ -51,10 +51,28 @@ pub(super) fn assume(
 
 /// Becomes root in the user namespace that was just entered, where it has a root.
 pub(super) fn assume_root() {
-    let (uid, gid) = (Uid::ROOT, Gid::ROOT);
     // Without a root there it stays what it is outside: capable all the same, and owner of nothing.
-    let _unmapped = set_thread_res_gid(gid, gid, gid);
-    let _unmapped = set_thread_res_uid(uid, uid, uid);
+    let _unmapped = become_group(Gid::ROOT);
+    let _unmapped = become_user(Uid::ROOT);
+}
+
+fn become_user(uid: Uid) -> io::Result<()> {
+    let done = set_thread_res_uid(uid, uid, uid);
+    stay_closed();
+    done
+}
+
+fn become_group(gid: Gid) -> io::Result<()> {
+    let done = set_thread_res_gid(gid, gid, gid);
+    stay_closed();
+    done
+}
+
+/// A change of users has made the process what fs.suid_dumpable says (proc_sys_fs(5)): its core could be
+/// written, and whoever is the same user could look into it. Nothing comes between that could fail and
+/// end it: others may have lowered its limits.
+fn stay_closed() {
+    let _cannot_fail = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
 /// Sets what is asked for. What is not goes back to where a process begins, whatever the keeper was
@@ -132,11 +150,17 @@ fn bound(bounding: u64) -> io::Result<()> {
 
 fn change_user(process: &Process) -> Result<(), Failure> {
     let groups: Vec<Gid> = process.groups.iter().copied().map(Gid::from_raw).collect();
-    set_keep_capabilities(true).during(Step::Capabilities)?;
-    set_thread_groups(&groups).during(Step::Groups)?;
     let (uid, gid) = (Uid::from_raw(process.uid), Gid::from_raw(process.gid));
-    set_thread_res_gid(gid, gid, gid).during_of(Step::User, &process.gid.to_string())?;
-    set_thread_res_uid(uid, uid, uid).during_of(Step::User, &process.uid.to_string())?;
+    let leaves_root = !uid.is_root();
+    if leaves_root {
+        set_keep_capabilities(true).during(Step::Capabilities)?;
+    }
+    set_thread_groups(&groups).during(Step::Groups)?;
+    become_group(gid).during_of(Step::User, process.gid)?;
+    become_user(uid).during_of(Step::User, process.uid)?;
+    if !leaves_root {
+        return Ok(());
+    }
     // Leaving root has taken them out of force.
     let mut sets = capabilities(None).during(Step::Capabilities)?;
     sets.effective = sets.permitted;

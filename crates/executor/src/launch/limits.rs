@@ -1,8 +1,8 @@
-//! What is set from outside before a process is let go.
+//! What is set before a process is let go: from outside, or by itself while it is capable of it.
 
 use std::fs;
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::{self, Errno};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
@@ -10,6 +10,7 @@ use rustix::thread::{Gid, ThreadNameSpaceType, Uid, set_thread_res_gid, set_thre
 use sys::fork::fork;
 use sys::limit::{self, Limit};
 
+use super::identity::write;
 use crate::failure::{Failure, Step};
 use crate::plan::{Limits, Rlimit};
 
@@ -40,6 +41,13 @@ pub(super) fn apply(limits: &Limits, pid: Pid) -> Vec<Failure> {
         }
     }
     refused
+}
+
+/// Sets how readily the calling process is killed, where the kernel allows it.
+pub(super) fn adjust_own_oom_score(limits: &Limits, procfs: BorrowedFd<'_>) {
+    if let Some(adjustment) = limits.oom_score_adj {
+        let _refused = write(procfs, "self/oom_score_adj", adjustment.to_string().as_bytes());
+    }
 }
 
 /// Sets one limit, or what is nearest to it: then with the refusal. An error where not even the

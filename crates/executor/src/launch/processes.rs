@@ -31,12 +31,12 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 use rustix::thread::ThreadNameSpaceType;
 use sys::clone::{Birth, Kin, clone, clone_onto};
 use sys::fork::close_all_but;
-use sys::memory::Region;
+use sys::memory::{Region, Spans};
 use sys::mount::{MountChange, mount_setattr};
 use sys::namespace::{enter, pid_namespace, unshare};
 
 use super::descriptors::{FIRST, Kept, numbered};
-use super::memory::share_only;
+use super::memory::withhold;
 use super::path::{change_root, own_root};
 use super::report;
 
@@ -79,7 +79,7 @@ fn envoy(namespace: BorrowedFd<'_>, socket: &OwnedFd) -> io::Result<()> {
     unshare(ThreadNameSpaceType::MOUNT)?;
     enter(namespace, ThreadNameSpaceType::PROCESS_ID)?;
     let stack = Region::new(STACK)?;
-    share_only((stack.start().as_ptr() as usize, stack.length()))?;
+    withhold(&Spans::all_but(&stack))?;
     enter_empty_root()?;
     let sent = send_exile(&stack, socket);
     // Not to return: descriptors have been closed under their owners.

@@ -3,8 +3,8 @@
 //! Both ends are the same program, so the form is free to change: one SOCK_SEQPACKET message is a
 //! byte of kind and what belongs to it. The end of file says that execve(2) has closed the last
 //! copy of the other end. The kernel adds the sender's pid: where a hostile neighbour in a shared
-//! PID namespace could take over the last process and speak for it, only the first process, which
-//! no container ever sees, is believed about pids.
+//! PID namespace could take over the last process and speak for it, only the first process is believed
+//! about pids: where there are several, no container ever sees that one.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;

@@ -201,12 +201,12 @@ pub(super) fn make(
     let context = context.during_of(Step::Filesystem, target)?;
     if let Some(source) = &filesystem.source {
         let set = fsconfig_set_string(&context, "source", source.as_str());
-        set.during_of(Step::Parameter, &format!("source={source}"))?;
+        set.during_of(Step::Parameter, format_args!("source={source}"))?;
     }
     for (key, value) in &filesystem.parameters {
         match value {
             Some(value) => fsconfig_set_string(&context, key.as_str(), value.as_str())
-                .during_of(Step::Parameter, &format!("{key}={value}"))?,
+                .during_of(Step::Parameter, format_args!("{key}={value}"))?,
             None => fsconfig_set_flag(&context, key.as_str()).during_of(Step::Parameter, key)?,
         }
     }

@@ -6,15 +6,16 @@ use std::path::Path;
 
 use executor::Step;
 use executor::launch::Progress;
-use executor::plan::{Create, Namespace};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use executor::plan::{Create, Handle, Namespace, Placement};
+use rustix::fs::{CWD, OFlags, RenameFlags, fcntl_setfl, renameat_with};
 use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitId, WaitIdOptions, getpid, getppid, pidfd_send_signal, waitid};
 use sys::clone::{Birth, clone};
 
 use crate::Case;
 use crate::container::{
-    CAP_SYS_PTRACE, Container, DEFAULT_CAPABILITIES, Init, capable, exec, process,
+    CAP_SYS_PTRACE, Container, DEFAULT_CAPABILITIES, Init, capable, exec, exec_with, process,
 };
 use crate::enter::idle;
 use crate::stage::{MARKER, Stage};
@@ -22,10 +23,16 @@ use crate::stage::{MARKER, Stage};
 pub(crate) const CASES: &[Case] = &[
     ("attack::programs_that_are_descriptors_or_the_keeper", programs),
     ("attack::working_directories_that_are_descriptors", directories),
-    ("attack::a_neighbour_with_ptrace_finds_nothing_of_an_exec", spy_on_exec),
-    ("attack::a_neighbour_with_ptrace_finds_nothing_of_a_second_container", spy_on_second),
     ("attack::links_swapped_under_mount_targets", swapped),
 ];
+
+pub(crate) const SEEN: &[Case] = &[
+    ("attack::a_neighbour_with_ptrace_finds_nothing_of_an_exec", spy_on_exec),
+    ("attack::a_neighbour_with_ptrace_finds_nothing_of_a_second_container", spy_on_second),
+];
+
+pub(crate) const UNSEEN: &[Case] =
+    &[("attack::a_neighbour_without_ptrace_finds_nothing_of_an_exec", spy_blindly)];
 
 fn script(stage: &Stage, name: &str, interpreter: &str) -> String {
     let path = stage.image(&format!("bin/{name}"));
@@ -97,7 +104,9 @@ fn directories(stage: &mut Stage) {
     for path in paths {
         let mut wanted = process("pwd");
         wanted.cwd = path.clone();
-        let Progress::Failed(failure) = exec(&init, None, wanted).next() else { panic!("{path}") };
+        let mut running = exec(&init, None, wanted);
+        let Progress::Failed(failure) = running.next() else { panic!("{path}") };
+        assert!(matches!(running.next(), Progress::Done));
         // Who enters has no entry of its own in the container's procfs yet.
         let expected = [Errno::LOOP, Errno::NOENT];
         assert_eq!(failure.step, Step::WorkingDirectory, "{path}");
@@ -144,6 +153,43 @@ fn spy_on_exec(stage: &mut Stage) {
     assert!(seen.contains("marker=0 secret=0 readable=1 fds=0,1,2,3,"), "{text}");
     assert_eq!(running.executed().end().1, 0);
     control.kill();
+    spy.kill();
+}
+
+/// The process is looked at where it has most to hide: before its first step.
+fn spy_blindly(stage: &mut Stage) {
+    let mut spy = spy(stage);
+    spy.plan.process.capabilities = capable(DEFAULT_CAPABILITIES);
+    stage.keep();
+    let mut spy = idle(spy);
+    // A cgroup to enter that takes no byte more.
+    let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC).unwrap();
+    while rustix::io::write(&write, &[0; 4096]).is_ok() {}
+    fcntl_setfl(&write, OFlags::empty()).unwrap();
+    let placement = Placement::V1(vec![Handle(0)]);
+    let running = exec_with(&spy, None, process("exit 0"), placement, vec![write], None);
+    until_children(spy.waiting.pid, 2);
+    let first = running.spawning.first().as_raw_nonzero();
+    // Root outside sees all that there is to see.
+    let readable = fs::read_dir(format!("/proc/{first}/fd")).unwrap().count();
+    assert!(readable > 3, "{readable}");
+    // All but SIGKILL and SIGSTOP wait, as soon as it has begun.
+    let deaf = || {
+        let status = fs::read_to_string(format!("/proc/{first}/status")).unwrap();
+        status.contains("SigBlk:\tfffffffffffbfeff\n")
+    };
+    let moment = std::time::Duration::from_millis(5);
+    assert!((0..1000).any(|_| deaf() || {
+        std::thread::sleep(moment);
+        false
+    }));
+    let text = report(&mut spy);
+    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("spy ")).collect();
+    assert_eq!(lines, ["spy exe=? marker=0 secret=0 readable=0 fds="], "{text}");
+    fcntl_setfl(&read, OFlags::empty()).unwrap();
+    let mut bytes = vec![0; 1 << 20];
+    rustix::io::read(&read, &mut bytes).unwrap();
+    assert_eq!(running.executed().end().1, 0);
     spy.kill();
 }
 

@@ -1,12 +1,13 @@
 //! Containers of the cases: built, started, listened to.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use executor::Failure;
-use executor::launch::{Progress, Spawning, Waiting, spawn, spawn_exec};
+use executor::launch::{Onlookers, Progress, Spawning, Waiting, spawn, spawn_exec};
 use executor::plan::{
     Alone, Attributes, Capabilities, Create, Device, ExecLaunch, ExecPlan, Filesystem, Handle,
     Launch, Limits, Link, Mount, Namespace, Namespaces, Node, NodeKind, Placement, Plan, Process,
@@ -146,6 +147,7 @@ impl Container {
             stdio,
             limits: self.limits,
             alone: Alone::default(),
+            onlooker: false,
         };
         let begin = Instant::now();
         let spawning = spawn(&launch, self.table).unwrap();
@@ -184,6 +186,11 @@ impl Container {
     }
 }
 
+thread_local! {
+    /// What every exec of a case is told.
+    pub(crate) static ONLOOKERS: Cell<Onlookers> = const { Cell::new(Onlookers::Possible) };
+}
+
 /// A process in a running container.
 pub(crate) fn exec(init: &Init, user: Option<UserNamespace>, process: Process) -> Running {
     exec_with(init, user, process, Placement::Inherit, Vec::new(), None)
@@ -192,12 +199,24 @@ pub(crate) fn exec(init: &Init, user: Option<UserNamespace>, process: Process) -
 /// With all that can be asked for. The first descriptors of the table are the caller's.
 pub(crate) fn exec_with(
     init: &Init,
+    user: Option<UserNamespace>,
+    process: Process,
+    cgroup: Placement,
+    table: Vec<OwnedFd>,
+    terminal: Option<executor::plan::Window>,
+) -> Running {
+    try_exec(init, user, process, cgroup, table, terminal).unwrap()
+}
+
+/// Where it can fail at once.
+pub(crate) fn try_exec(
+    init: &Init,
     mut user: Option<UserNamespace>,
     process: Process,
     cgroup: Placement,
     mut table: Vec<OwnedFd>,
     terminal: Option<executor::plan::Window>,
-) -> Running {
+) -> Result<Running, Failure> {
     let mut add = |fd: OwnedFd| {
         table.push(fd);
         Handle(table.len() as u32 - 1)
@@ -220,8 +239,8 @@ pub(crate) fn exec_with(
     let alone = Alone::default();
     let launch = ExecLaunch { plan, init, user, cgroup, stdio, limits: Limits::default(), alone };
     let begin = Instant::now();
-    let spawning = spawn_exec(&launch, table).unwrap();
-    Running { spawning, input, output, begin }
+    let spawning = spawn_exec(&launch, table, ONLOOKERS.get())?;
+    Ok(Running { spawning, input, output, begin })
 }
 
 impl Running {

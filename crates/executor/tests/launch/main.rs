@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
+use executor::launch::Onlookers;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::thread::ThreadNameSpaceType;
@@ -40,30 +41,41 @@ const TIMEOUT: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
 fn main() -> ExitCode {
     let filters: Vec<String> =
         std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let cases: Vec<Case> = [
+    let seen = [
         plain::CASES,
         identity::CASES,
         enter::CASES,
         shared::CASES,
         user::CASES,
         attack::CASES,
+        attack::SEEN,
         figures::CASES,
     ]
     .concat();
+    let unseen =
+        [enter::CASES, user::CASES, attack::CASES, attack::UNSEEN, figures::CASES].concat();
+    let with = |onlookers, suffix: &'static str| {
+        move |(name, case): Case| (format!("{name}{suffix}"), case, onlookers)
+    };
+    let cases: Vec<_> = seen
+        .into_iter()
+        .map(with(Onlookers::Possible, ""))
+        .chain(unseen.into_iter().map(with(Onlookers::None, "_unseen")))
+        .collect();
     if std::env::args().any(|arg| arg == "--list") {
-        cases.iter().for_each(|(name, _)| println!("{name}: test"));
+        cases.iter().for_each(|(name, ..)| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
     let probe = compile_probe();
     let (mut passed, mut failed, mut left_out) = (0, Vec::new(), 0);
     println!("\nrunning {} tests", cases.len());
-    for (name, case) in cases {
+    for (name, case, onlookers) in cases {
         if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
             left_out += 1;
             continue;
         }
         let begin = Instant::now();
-        let ok = isolated(&probe, case);
+        let ok = isolated(&probe, case, onlookers);
         let verdict = if ok { "ok" } else { "FAILED" };
         println!("test {name} ... {verdict} ({} ms)", begin.elapsed().as_millis());
         if ok { passed += 1 } else { failed.push(name) }
@@ -91,7 +103,7 @@ fn compile_probe() -> PathBuf {
 }
 
 /// Runs a case in namespaces of its own. False where it panicked or did not end in time.
-fn isolated(probe: &Path, case: fn(&mut Stage)) -> bool {
+fn isolated(probe: &Path, case: fn(&mut Stage), onlookers: Onlookers) -> bool {
     let namespaces = ThreadNameSpaceType::MOUNT
         | ThreadNameSpaceType::PROCESS_ID
         | ThreadNameSpaceType::NETWORK
@@ -101,6 +113,7 @@ fn isolated(probe: &Path, case: fn(&mut Stage)) -> bool {
     // PID 1 inherits orphans; a keeper does not.
     let body = || {
         let case = || {
+            container::ONLOOKERS.set(onlookers);
             case(&mut Stage::set(probe));
             0
         };

@@ -105,8 +105,12 @@ static void spy_on(int pid, const char *marker_file, const char *half, const cha
     printf("spy exe=%s marker=%d secret=%d readable=%d fds=", strrchr(exe, '/') ? strrchr(exe, '/') + 1 : exe, root, found, read_bytes > 0);
     snprintf(path, sizeof path, "/proc/%d/fd", pid);
     DIR *dir = opendir(path);
-    for (struct dirent *entry; dir && (entry = readdir(dir));)
-        if (entry->d_name[0] != '.') printf("%s,", entry->d_name);
+    for (struct dirent *entry; dir && (entry = readdir(dir));) {
+        /* Whoever is root may know the numbers; what they stand for is another matter. */
+        char file[600], target[16];
+        snprintf(file, sizeof file, "%s/%s", path, entry->d_name);
+        if (entry->d_name[0] != '.' && readlink(file, target, sizeof target) > 0) printf("%s,", entry->d_name);
+    }
     if (dir) closedir(dir);
     printf("\n");
 }

@@ -175,6 +175,7 @@ fn a_spec_becomes_a_sealed_plan_and_open_descriptors() {
         assert_eq!(plan.sysctls, [("net/ipv4/conf/eth0.5/forwarding".into(), "1".into())]);
         assert_eq!(plan.process.groups, [34, 35]);
         assert_eq!(plan.process.capabilities.bounding, 1 | 1 << 21);
+        assert!(launch.onlooker, "CAP_SYS_ADMIN may");
         let seccomp = plan.process.seccomp.unwrap();
         assert_eq!((text(table, seccomp.program).as_str(), seccomp.flags), ("instructions", 2));
 

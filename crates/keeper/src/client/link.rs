@@ -100,7 +100,8 @@ impl<R: Replies> Link<R> {
             announced: HashMap::new(),
         };
         let inner = Arc::new(Inner {
-            socket: watch(socket, Interest::READABLE | Interest::WRITABLE)?,
+            // Not for writing: the peer would wake us with each packet that it takes.
+            socket: watch(socket, Interest::READABLE)?,
             next: AtomicU64::new(1),
             sending: tokio::sync::Mutex::new(()),
             waiting: Mutex::new(waiting),
@@ -173,16 +174,23 @@ pub(super) fn watch(fd: OwnedFd, interest: Interest) -> std::io::Result<AsyncFd<
 
 async fn send<R>(inner: &Inner<R>, packets: VecDeque<Packet>) -> Result<(), Errno> {
     let _turn = inner.sending.lock().await;
+    let errno = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    let socket = inner.socket.get_ref();
+    // Only a peer that does not keep up is waited for.
+    let mut full = None;
     for packet in packets {
-        loop {
-            let Ok(mut ready) = inner.socket.writable().await else { return Err(Errno::PIPE) };
-            let done = ready
-                .try_io(|socket| wire::send(socket.get_ref().as_fd(), &packet).map_err(Into::into));
-            match done {
-                Ok(Ok(())) => break,
-                Ok(Err(error)) => return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
-                Err(_) => {}
+        while let Err(error) = wire::send(socket.as_fd(), &packet) {
+            if error != Errno::AGAIN {
+                return Err(error);
             }
+            let room = match full.take() {
+                Some(room) => room,
+                None => {
+                    watch(socket.try_clone().map_err(errno)?, Interest::WRITABLE).map_err(errno)?
+                }
+            };
+            room.writable().await.map_err(errno)?.clear_ready();
+            full = Some(room);
         }
     }
     Ok(())

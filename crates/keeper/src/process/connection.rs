@@ -5,10 +5,11 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::{self, Errno};
 use rustix::net::sockopt::socket_peercred;
+use rustix::net::{RecvFlags, recv};
 
 use crate::process::poller::{Kind, Poller, Token};
 use crate::protocol::{Answer, Event, Refusal, Reply};
-use crate::wire::{self, Assembler, Packet, Received};
+use crate::wire::{self, Assembler, PACKET_MAX, Packet, Received};
 
 /// How many packets wait for a daemon that does not read before it is given up.
 const QUEUE_MAX: usize = 4096;
@@ -70,17 +71,33 @@ impl Connection {
     }
 
     /// The next message; none where there is none now.
-    pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> Option<Received> {
-        match self.assembler.receive(self.socket.as_fd(), buffer) {
-            Ok(Received::End) => {
+    pub(crate) fn receive(&mut self) -> Option<Received> {
+        let received = self.waiting().and_then(|length| {
+            let mut buffer = vec![0; length.min(PACKET_MAX)];
+            self.assembler.receive(self.socket.as_fd(), &mut buffer)
+        });
+        match received {
+            Err(Errno::AGAIN) => None,
+            Ok(Received::End) | Err(_) => {
                 self.broken = true;
                 None
             }
             Ok(received) => Some(received),
-            Err(Errno::AGAIN) => None,
-            Err(_) => {
-                self.broken = true;
-                None
+        }
+    }
+
+    /// The length of all messages that wait: most are short, and a buffer for the longest that may
+    /// come would cost a mapping for each.
+    fn waiting(&self) -> io::Result<usize> {
+        loop {
+            let length = io::ioctl_fionread(&self.socket)?;
+            if length > 0 {
+                return Ok(length as usize);
+            }
+            // Nothing, or the end, or something by now.
+            let (_, length) = recv(&self.socket, &mut [0_u8; 1], RecvFlags::PEEK)?;
+            if length == 0 {
+                return Err(Errno::PIPE);
             }
         }
     }

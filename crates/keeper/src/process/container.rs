@@ -28,6 +28,8 @@ pub(crate) struct Container {
     pub(crate) serial: u32,
     pub(crate) phase: ContainerPhase,
     pub(crate) streams: Streams,
+    /// Whether its processes could look into others of their PID namespace.
+    pub(crate) onlooker: bool,
     stdio: Stdio,
     pid: u32,
     pidfd: Option<OwnedFd>,
@@ -91,6 +93,7 @@ impl Container {
             serial,
             phase: ContainerPhase::Creating,
             streams,
+            onlooker: launch.onlooker,
             stdio,
             pid: 0,
             pidfd: None,
@@ -106,13 +109,16 @@ impl Container {
         })
     }
 
+    /// Its process, if that waits to be started.
+    pub(crate) fn check_waiting(&self) -> Result<&Spawning, Refusal> {
+        let waits = self.phase == ContainerPhase::Created && self.exit.is_none() && !self.starting;
+        let spawning = self.spawning.as_ref().filter(|_| waits);
+        spawning.ok_or_else(|| Refusal::state(&self.id, "is not waiting to be started"))
+    }
+
     /// Lets the init go on into execve(2); answered when that has succeeded or failed.
     pub(crate) fn start(&mut self, asker: Asker) -> Result<(), Refusal> {
-        let waits = self.phase == ContainerPhase::Created && self.exit.is_none() && !self.starting;
-        let Some(spawning) = self.spawning.as_ref().filter(|_| waits) else {
-            return Err(Refusal::state(&self.id, "is not waiting to be started"));
-        };
-        spawning.release().map_err(Refusal::Launch)?;
+        self.check_waiting()?.release().map_err(Refusal::Launch)?;
         self.starting = true;
         self.asker = Some(asker);
         Ok(())

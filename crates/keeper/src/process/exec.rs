@@ -2,10 +2,12 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use executor::launch::{Progress, Spawning, spawn_exec};
+use executor::launch::{Onlookers, Progress, Spawning, spawn_exec};
 use executor::plan::ExecLaunch;
 use executor::{Failure, Step};
 use model::ContainerId;
+use rustix::io::retry_on_intr;
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use crate::process::connection::Asker;
 use crate::process::container::{Due, reap};
@@ -23,9 +25,13 @@ pub(crate) struct Exec {
     pid: u32,
     pidfd: Option<OwnedFd>,
     terminal: Option<OwnedFd>,
+    /// It was made where the container's processes could see it, because none of them can look into it.
+    inside: bool,
     /// execve(2) has succeeded or failed, as far as is known here. A process can end before: the
     /// last word comes only when those that helped it into the world have ended too.
     settled: bool,
+    /// execve(2) has failed.
+    failed: bool,
     /// The daemon was told that it runs, and must be told that it does not any more.
     executed: bool,
 }
@@ -37,13 +43,18 @@ impl Exec {
         container: ContainerId,
         launch: &ExecLaunch,
         table: Vec<OwnedFd>,
+        onlookers: Onlookers,
         hands: (Asker, &Poller),
     ) -> Result<Self, Refusal> {
         let (asker, poller) = hands;
-        let spawning = spawn_exec(launch, table).map_err(Refusal::Launch)?;
-        poller
-            .readable(spawning.as_fd(), Token::new(Kind::ExecLaunch, serial))
-            .map_err(|errno| Refusal::Launch(Failure::new(Step::Clone, errno)))?;
+        let spawning = spawn_exec(launch, table, onlookers).map_err(Refusal::Launch)?;
+        if let Err(errno) = watch(&spawning, serial, poller) {
+            // It has hardly begun, and its end is not long in coming.
+            spawning.kill();
+            let ended = WaitId::PidFd(spawning.maker().pidfd.as_fd());
+            let _reaped = retry_on_intr(|| waitid(ended.clone(), WaitIdOptions::EXITED));
+            return Err(Refusal::Launch(Failure::new(Step::Clone, errno)));
+        }
         Ok(Self {
             serial,
             container,
@@ -52,7 +63,9 @@ impl Exec {
             pid: 0,
             pidfd: None,
             terminal: None,
+            inside: onlookers == Onlookers::None,
             settled: false,
+            failed: false,
             executed: false,
         })
     }
@@ -84,8 +97,7 @@ impl Exec {
         loop {
             match spawning.advance() {
                 Progress::Pending => {
-                    let token = Token::new(Kind::ExecLaunch, self.serial);
-                    if poller.readable(spawning.as_fd(), token).is_err() {
+                    if watch(&spawning, self.serial, poller).is_err() {
                         spawning.kill();
                     }
                     self.spawning = Some(spawning);
@@ -107,7 +119,7 @@ impl Exec {
                     due = self.answer_executing().or(due);
                 }
                 Progress::Failed(failure) => {
-                    self.settled = true;
+                    (self.settled, self.failed) = (true, true);
                     due = self.answer(Err(Refusal::Launch(failure))).or(due)
                 }
                 Progress::Done => return due,
@@ -132,6 +144,19 @@ impl Exec {
         self.asker.take().map(|asker| (asker, result, Vec::new()))
     }
 
+    /// Whether a container that can look into others must not start yet: there is, or may be, a process
+    /// on its way to its program, or out again, with more than that will have.
+    pub(crate) fn has_to_hide(&self) -> bool {
+        self.inside && (self.spawning.is_some() || self.failed && self.pidfd.is_some())
+    }
+
+    /// Ends a process that is on its way.
+    pub(crate) fn break_off(&self) {
+        if let Some(spawning) = &self.spawning {
+            spawning.kill();
+        }
+    }
+
     /// Whether its process lives, or may; those that helped it into the world can take longer.
     pub(crate) fn is_alive(&self) -> bool {
         self.pidfd.is_some() || self.asker.is_some()
@@ -144,5 +169,15 @@ impl Exec {
 
     pub(crate) fn status(&self) -> ExecStatus {
         ExecStatus { exec: self.serial, container: self.container.clone(), pid: self.pid }
+    }
+}
+
+/// Watches a process on its way, no closer than need be.
+fn watch(spawning: &Spawning, serial: u32, poller: &Poller) -> rustix::io::Result<()> {
+    let token = Token::new(Kind::ExecLaunch, serial);
+    if spawning.waits_for_nobody() {
+        poller.closing(spawning.as_fd(), token)
+    } else {
+        poller.readable(spawning.as_fd(), token)
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use executor::launch::Onlookers;
 use model::ContainerId;
 use rustix::event::epoll::Event as Ready;
 use rustix::io;
@@ -62,6 +63,15 @@ pub(crate) fn run(birthright: Birthright) -> u8 {
     0
 }
 
+/// A start that waits for commands on their way.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) asker: Asker,
+    pub(super) container: ContainerId,
+    /// When what it waits for is ended.
+    pub(super) until: Instant,
+}
+
 /// Everything that a keeper keeps.
 #[derive(Debug)]
 pub(crate) struct Pod {
@@ -76,6 +86,9 @@ pub(crate) struct Pod {
     pub(super) execs: BTreeMap<u32, Exec>,
     pub(super) dials: BTreeMap<u32, Dial>,
     pub(super) pid_one: Option<PidOne>,
+    /// Whether a process of the pod could look into others: once one could it stays so.
+    pub(super) onlookers: Onlookers,
+    pub(super) held: Vec<Held>,
     /// Where everything is read into; given back while nothing happens.
     buffer: Vec<u8>,
     buffer_used: Option<Instant>,
@@ -101,6 +114,8 @@ impl Pod {
             execs: BTreeMap::new(),
             dials: BTreeMap::new(),
             pid_one: None,
+            onlookers: Onlookers::None,
+            held: Vec::new(),
             buffer: Vec::new(),
             buffer_used: None,
             leaving: false,
@@ -203,22 +218,14 @@ impl Pod {
     }
 
     fn on_connection(&mut self, owner: u32) {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        if buffer.is_empty() {
-            buffer = vec![0; PACKET_MAX];
-        }
         for _ in 0..MESSAGES_AT_ONCE {
             let Some(connection) = self.connection.as_mut().filter(|it| it.serial() == owner)
             else {
                 break;
             };
             connection.flush(&self.poller);
-            let Some(received) = connection.receive(&mut buffer) else { break };
+            let Some(received) = connection.receive() else { break };
             self.on_received(owner, received);
-        }
-        // Kept only where output keeps it busy: requests are few.
-        if self.buffer_used.is_some() {
-            self.buffer = buffer;
         }
     }
 
@@ -272,7 +279,8 @@ impl Pod {
         let containers = self.containers.values().filter_map(|it| it.deadline(telling));
         let dials = self.dials.values().map(Dial::deadline);
         let buffer = self.buffer_used.map(|used| used + BUFFER_KEPT);
-        containers.chain(dials).chain(buffer).min()
+        let held = self.held.iter().map(|held| held.until);
+        containers.chain(dials).chain(buffer).chain(held).min()
     }
 
     /// What is due after every turn.
@@ -294,6 +302,7 @@ impl Pod {
         events.into_iter().for_each(|event| self.tell(event));
         self.containers.retain(|_, container| !container.is_over());
         self.execs.retain(|_, exec| !exec.is_over());
+        self.start_held(now);
         let late: Vec<u32> =
             self.dials.iter().filter(|(_, dial)| dial.deadline() <= now).map(|(n, _)| *n).collect();
         for serial in late {

@@ -1,7 +1,9 @@
 //! What the daemon asks, done.
 
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
+use executor::launch::Onlookers;
 use executor::plan::{ExecLaunch, Launch};
 use model::ContainerId;
 
@@ -11,7 +13,7 @@ use crate::process::container::{Container, Due};
 use crate::process::dial::Dial;
 use crate::process::exec::Exec;
 use crate::process::pid_one::PidOne;
-use crate::process::pod::{Pod, find};
+use crate::process::pod::{Held, Pod, find};
 use crate::process::poller::{Kind, Token};
 use crate::process::streams::duplicate;
 use crate::protocol::{Call, CallId, LOG_STATS, OLDEST, Refusal, Reply, Request, Status, Stdio};
@@ -19,6 +21,9 @@ use crate::wire::{Message, Received};
 
 /// A reply with its descriptors; none where it comes later.
 type Done = Result<Option<(Reply, Vec<OwnedFd>)>, Refusal>;
+
+/// How long a container that can look into others waits for commands that are on their way.
+const COMMANDS_HIDE: Duration = Duration::from_secs(1);
 
 impl Pod {
     /// A packet has come.
@@ -69,10 +74,7 @@ impl Pod {
             Request::Create { container, launch, stdio } => {
                 self.create(asker, container, *launch, stdio, fds)
             }
-            Request::Start { container } => {
-                find(&mut self.containers, &container)?.start(asker)?;
-                Ok(None)
-            }
+            Request::Start { container } => self.start(asker, &container),
             Request::Exec { container, launch } => self.exec(asker, container, &launch, fds),
             Request::Attach { container, stdin, stdout, stderr } => {
                 let ends = client_ends([stdin, stdout, stderr], fds)?;
@@ -153,9 +155,46 @@ impl Pod {
         }
         let serial = self.next_serial();
         let hands = (asker, &self.null, &self.poller);
+        if launch.onlooker {
+            self.onlookers = Onlookers::Possible;
+        }
         let container = Container::create(id, serial, launch, fds, stdio, hands)?;
         self.containers.insert(serial, container);
         Ok(None)
+    }
+
+    fn start(&mut self, asker: Asker, id: &ContainerId) -> Done {
+        let container = find(&mut self.containers, id)?;
+        container.check_waiting()?;
+        // Commands that have begun before the container was created.
+        if container.onlooker && self.execs.values().any(Exec::has_to_hide) {
+            let until = Instant::now() + COMMANDS_HIDE;
+            self.held.push(Held { asker, container: id.clone(), until });
+        } else {
+            container.start(asker)?;
+        }
+        Ok(None)
+    }
+
+    /// Starts containers that can look into others, once there is nothing for them to see. Commands that
+    /// take too long are ended.
+    pub(super) fn start_held(&mut self, now: Instant) {
+        if self.held.is_empty() {
+            return;
+        }
+        let hiding = || self.execs.values().filter(|exec| exec.has_to_hide());
+        if hiding().next().is_some() {
+            if self.held.iter().any(|held| held.until <= now) {
+                hiding().for_each(Exec::break_off);
+                // Their end is the next that happens.
+                self.held.iter_mut().for_each(|held| held.until = now + COMMANDS_HIDE);
+            }
+            return;
+        }
+        for Held { asker, container, .. } in std::mem::take(&mut self.held) {
+            let started = find(&mut self.containers, &container).and_then(|it| it.start(asker));
+            self.answer(started.err().map(|refusal| (asker, Err(refusal), Vec::new())));
+        }
     }
 
     fn exec(
@@ -169,7 +208,8 @@ impl Pod {
             return Err(Refusal::state(&container, "does not run"));
         }
         let serial = self.next_serial();
-        let exec = Exec::start(serial, container, launch, fds, (asker, &self.poller))?;
+        let hands = (asker, &self.poller);
+        let exec = Exec::start(serial, container, launch, fds, self.onlookers, hands)?;
         self.execs.insert(serial, exec);
         Ok(None)
     }

@@ -27,6 +27,7 @@ use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, setsid};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::ThreadNameSpaceType;
 use serde::{Deserialize, Serialize};
+use sys::clone::{Signals, reset_signals};
 use sys::fork::{Child, close_all_but, default_signal, fork, ignore_signal};
 
 use crate::process::pod::{self, Birthright};
@@ -96,8 +97,13 @@ fn prepare() -> Prepared {
     // Nobody but a tracer with CAP_SYS_PTRACE in the host's user namespace can look inside.
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     let _ = setsid();
+    // Whatever the daemon was started with: a container's process undoes what is left of it.
+    reset_signals(Signals::changed_now());
     // The kernel reaps keepers: the seed has nothing to ask of one that has ended.
     ignore_signal(Signal::CHILD);
+    ignore_signal(Signal::PIPE);
+    // Found out once, for all keepers.
+    let _known = Signals::changed();
     sys::heap::keep_small();
     let oom_score_adj = protect_from_oom();
     let null = open("/dev/null", OFlags::RDWR).map_err(Refusal::kernel("open /dev/null"));

@@ -30,7 +30,7 @@ pub(crate) struct Pod {
     pub(crate) events: Events,
     pub(crate) user: Option<OwnedFd>,
     pub(crate) net: OwnedFd,
-    inits: Vec<OwnedFd>,
+    pub(crate) inits: Vec<OwnedFd>,
     /// How long the keeper has taken to create and start containers.
     pub(crate) spent: Duration,
 }
@@ -53,6 +53,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) terminal: bool,
     /// The shared PID namespace.
     pub(crate) pid: Option<OwnedFd>,
+    /// Whether its processes count as able to look into others.
+    pub(crate) onlooker: bool,
 }
 
 impl Pod {
@@ -210,7 +212,7 @@ fn user_namespace(place: u32) -> UserNamespace {
     UserNamespace { namespace: Handle(place), uids: ids.clone(), gids: ids }
 }
 
-fn launch(wish: &Wish<'_>, user: Option<&OwnedFd>) -> (Launch, Vec<OwnedFd>) {
+pub(crate) fn launch(wish: &Wish<'_>, user: Option<&OwnedFd>) -> (Launch, Vec<OwnedFd>) {
     let mount = |kind: &str, target: &str, parameters: &[&str]| Mount {
         target: target.to_owned(),
         source: Source::New(Filesystem {
@@ -250,6 +252,7 @@ fn launch(wish: &Wish<'_>, user: Option<&OwnedFd>) -> (Launch, Vec<OwnedFd>) {
         stdio: stdio(wish.terminal),
         limits: Limits::default(),
         alone: executor::plan::Alone::default(),
+        onlooker: wish.onlooker,
     };
     (launch, table)
 }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use executor::Step;
+use executor::plan::{ExecLaunch, Handle, Placement};
 use keeper::{ContainerPhase, Error, Refusal, Seed, Stdio, TerminalSize};
+use model::ContainerId;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::pod::{PATIENCE, Pod, Wish, append_to, exec_launch, lines};
@@ -83,6 +85,72 @@ pub(crate) async fn exec_runs_and_reports(seed: Arc<Seed>) {
     while !pod.keeper.status().await.unwrap().execs.is_empty() {
         assert!(Instant::now() < deadline, "an exec stays listed");
         tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// An exec of `exit 0` that stays where it is, before its first step, until something is read.
+fn held(init: &OwnedFd) -> (ExecLaunch, Vec<OwnedFd>, OwnedFd) {
+    let null = || -> OwnedFd { File::open("/dev/null").unwrap().into() };
+    let (mut launch, mut table) = exec_launch(&["exit", "0"], init, Some([null(), null(), null()]));
+    // A cgroup to enter that takes no byte more.
+    let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC).unwrap();
+    while rustix::io::write(&write, &[0; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&write, false).unwrap();
+    launch.cgroup = Placement::V1(vec![Handle(table.len() as u32)]);
+    table.push(write);
+    (launch, table, read)
+}
+
+/// How many processes have the PID namespace of `pid`.
+fn neighbours(pid: u32) -> usize {
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let own = namespace(&pid.to_string());
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    all.filter(|entry| entry.file_name().to_str().and_then(namespace) == own).count()
+}
+
+pub(crate) async fn an_onlooker_meets_no_process_on_its_way(seed: Arc<Seed>) {
+    let short = Duration::from_millis(200);
+    // One that takes its time, and one that would take for ever.
+    for goes_on in [true, false] {
+        let mut pod = Pod::new(&seed).await;
+        let wish = Wish { args: &["sleep", "60000"], ..Wish::default() };
+        let (id, pid) = pod.try_create(wish).await.unwrap();
+        pod.keeper.start(&id).await.unwrap();
+        let (launch, table, read) = held(&pod.inits[0]);
+        let mut hanging = Box::pin(pod.keeper.exec(&id, launch, table));
+        assert!(tokio::time::timeout(short, &mut hanging).await.is_err());
+        assert_eq!(neighbours(pid), 2, "with nobody to see it, it is born inside");
+        let wish = Wish { args: &["sleep", "60000"], onlooker: true, ..Wish::default() };
+        let (launch, table) = crate::pod::launch(&wish, None);
+        let onlooker = ContainerId::from_random(crate::pod::random());
+        let stdio = Stdio::default();
+        let created = pod.keeper.create(&onlooker, launch, table, stdio, None).await.unwrap();
+        {
+            let mut start = Box::pin(pod.keeper.start(&onlooker));
+            assert!(tokio::time::timeout(short, &mut start).await.is_err(), "it waits for that");
+            if goes_on {
+                rustix::io::read(&read, &mut vec![0; 1 << 20]).unwrap();
+            }
+            tokio::time::timeout(PATIENCE, start).await.unwrap().unwrap();
+        }
+        let ended = tokio::time::timeout(PATIENCE, hanging).await.unwrap();
+        match ended {
+            Ok(mut execution) if goes_on => {
+                assert_eq!(execution.exited().await.unwrap().code, 0);
+            }
+            Err(Error::Refused(Refusal::Launch(_))) if !goes_on => {}
+            other => panic!("{other:?}"),
+        }
+        for (id, init) in [(&id, &pod.inits[0]), (&onlooker, &created.pidfd)] {
+            let (launch, table, read) = held(init);
+            let mut hanging = Box::pin(pod.keeper.exec(id, launch, table));
+            assert!(tokio::time::timeout(short, &mut hanging).await.is_err());
+            assert_eq!(neighbours(pid), 1, "it stays out of sight");
+            rustix::io::read(&read, &mut vec![0; 1 << 20]).unwrap();
+            let mut execution = tokio::time::timeout(PATIENCE, hanging).await.unwrap().unwrap();
+            assert_eq!(execution.exited().await.unwrap().code, 0);
+        }
     }
 }
 
