@@ -234,14 +234,20 @@ async fn fill(mut from: impl AsyncRead + Unpin, into: &mut Vec<u8>, room: &Atomi
 /// A pipe from a process: the end that we read, and the process's.
 pub(crate) fn output_pipe() -> Result<(pipe::Receiver, OwnedFd), Error> {
     let made = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from);
-    let made = made.and_then(|(read, write)| Ok((pipe::Receiver::from_owned_fd(read)?, write)));
+    let made = made.and_then(|(read, write)| {
+        rustix::io::ioctl_fionbio(&read, true)?;
+        Ok((pipe::Receiver::from_owned_fd_unchecked(read)?, write))
+    });
     made.map_err(|_| Error::Internal("no pipe can be made"))
 }
 
 /// A pipe to a process: the end that we write, and the process's.
 pub(crate) fn input_pipe() -> Result<(pipe::Sender, OwnedFd), Error> {
     let made = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from);
-    let made = made.and_then(|(read, write)| Ok((pipe::Sender::from_owned_fd(write)?, read)));
+    let made = made.and_then(|(read, write)| {
+        rustix::io::ioctl_fionbio(&write, true)?;
+        Ok((pipe::Sender::from_owned_fd_unchecked(write)?, read))
+    });
     made.map_err(|_| Error::Internal("no pipe can be made"))
 }
 

@@ -89,8 +89,11 @@ impl Shared {
         if !spec.runtime_handler.is_empty() && !self.config.handlers.contains(&spec.runtime_handler)
         {
             let known = self.config.handlers.join(", ");
-            let reason =
-                format!("there is no handler {:?}; configured: {known}", spec.runtime_handler);
+            let reason = format!(
+                "there is no handler {:?}: runtime.handlers in minke's configuration lists {known}; \
+                 add it there, or name one of these in the RuntimeClass",
+                spec.runtime_handler
+            );
             return invalid("runtime_handler", reason);
         }
         if spec.metadata.name.is_empty() {
@@ -276,9 +279,16 @@ impl Shared {
         are_new: impl Fn(&Path) -> bool,
     ) -> Vec<PathBuf> {
         let mut directories = self.cgroups.ancestry(path);
-        let pods = self.index.pods(None);
-        let made = |dir: &PathBuf| pods.iter().any(|pod| pod.cell().cgroups_made.contains(dir));
-        directories.retain(|dir| are_new(dir) || made(dir));
+        let mut foreign = directories.clone();
+        foreign.retain(|dir| !are_new(dir));
+        for pod in self.index.pods(None) {
+            if foreign.is_empty() {
+                break;
+            }
+            let cell = pod.cell();
+            foreign.retain(|dir| !cell.cgroups_made.contains(dir));
+        }
+        directories.retain(|dir| !foreign.contains(dir));
         directories
     }
 }

@@ -208,12 +208,16 @@ impl Shared {
     pub(crate) fn filtered(&self, filter: &ContainerFilter) -> Vec<Arc<Container>> {
         let pod = match filter.pod.as_deref().map(|id| self.index.pod(id)) {
             None => None,
-            Some(Ok(pod)) => Some(pod.id.clone()),
+            Some(Ok(pod)) => Some(pod),
             Some(Err(_)) => return Vec::new(),
         };
-        let mut containers = self.index.containers(filter.id.as_deref());
+        let mut containers = match (&filter.id, &pod) {
+            // What is asked of one pod costs as much however many there are.
+            (None, Some(pod)) => pod.containers(),
+            (id, _) => self.index.containers(id.as_deref()),
+        };
         containers.retain(|container| {
-            pod.as_ref().is_none_or(|pod| *pod == container.pod) && container.matches(filter)
+            pod.as_ref().is_none_or(|pod| pod.id == container.pod) && container.matches(filter)
         });
         containers.sort_by_key(|container| Reverse(container.created_at));
         containers

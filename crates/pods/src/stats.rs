@@ -181,7 +181,10 @@ impl Shared {
             Some(cgroup) => container.gauge.read(cgroup).map_err(unreadable(cgroup))?,
             None => None,
         };
-        let (processes, threads) = cgroup.as_ref().map_or((0, 0), population);
+        let counted = read.as_ref().and_then(|(stats, _)| stats.pids.as_ref());
+        let counted = counted.map(|pids| pids.current);
+        let (processes, threads) =
+            cgroup.as_ref().map_or((0, 0), |cgroup| population(cgroup, counted));
         let view = self.container_view(container);
         let holdings = match (&cgroup, depth) {
             (Some(cgroup), Depth::Processes) => Some(crate::holdings::of(cgroup, view.pid)),
@@ -251,11 +254,12 @@ fn filesystem(path: &Path) -> Option<FileSystem> {
     })
 }
 
-/// Processes and threads of a cgroup; none of a gone one.
-fn population(cgroup: &Cgroup) -> (u64, u64) {
+/// Processes and threads of a cgroup; none of a gone one. Threads are listed only where they are not
+/// `counted` already.
+fn population(cgroup: &Cgroup, counted: Option<u64>) -> (u64, u64) {
     let processes = cgroup.processes().map_or(0, |processes| processes.len());
-    let threads = cgroup.threads().unwrap_or_default();
-    (processes as u64, threads as u64)
+    let threads = || cgroup.threads().unwrap_or_default() as u64;
+    (processes as u64, counted.unwrap_or_else(threads))
 }
 
 #[cfg(test)]
