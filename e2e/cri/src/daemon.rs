@@ -1,6 +1,7 @@
 //! A minke daemon of a test's own: private directories, bridge and socket.
 
 use std::fs::{self, File};
+use std::io::{Write as _, stderr};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -113,7 +114,8 @@ impl Daemon {
         let log = File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
         let mut command = self.serving();
         command.args(arguments);
-        let child = command.stderr(log).spawn().unwrap();
+        // Not the test's streams: whoever reads these waits until nobody has them.
+        let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         *self.process() = Some(child);
         let deadline = Instant::now() + PATIENCE;
         while UnixStream::connect(self.socket()).is_err() {
@@ -240,11 +242,12 @@ impl Drop for Daemon {
         }
         let reset = reset.output().unwrap();
         if failed || !reset.status.success() {
-            let told = String::from_utf8_lossy(&reset.stderr).into_owned();
+            let told = String::from_utf8_lossy(&reset.stderr);
             let log = self.log();
-            let last: Vec<_> = log.lines().rev().take(30).collect();
-            eprintln!("reset: {told}the daemon's last words:");
-            last.iter().rev().for_each(|line| eprintln!("  {line}"));
+            let lines: Vec<_> = log.lines().collect();
+            let last = lines[lines.len().saturating_sub(30)..].join("\n  ");
+            // A panic here would end all tests.
+            let _ = writeln!(stderr(), "reset: {told}the daemon's last words:\n  {last}");
         } else {
             let _ = fs::remove_dir_all(&self.dir);
         }

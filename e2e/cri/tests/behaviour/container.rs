@@ -214,9 +214,12 @@ async fn a_container_among_anothers_processes_sees_these_alone(cri: Cri) {
     let guest = pod.try_create(aimed(&pod, "guest", &script, &target.id)).await.unwrap();
     guest.try_start().await.unwrap();
     let seen = async |container: &Container| {
-        let seen = container.sh("cat /proc/[0-9]*/cmdline | tr '\\0' ' '").await;
+        // Whole lines: a shell that is about to start them names them, too.
+        let list =
+            "for file in /proc/[0-9]*/cmdline; do tr '\\0' ' ' <$file; echo; done 2>/dev/null";
+        let seen = container.sh(list).await;
         ["sleep 5001", "sleep 5002", "sleep 5003", &format!("sleep {marker}")]
-            .map(|command| seen.matches(command).count())
+            .map(|command| seen.lines().filter(|line| line.trim_end() == command).count())
     };
     eventually("the guest among the target's processes", async || {
         (seen(&guest).await == [1, 1, 0, 2]).then_some(())

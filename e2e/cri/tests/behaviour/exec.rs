@@ -1,5 +1,6 @@
 //! Commands in containers: their end, their time, their output.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use e2e_cri::client::{Container, Cri, eventually};
@@ -49,8 +50,15 @@ async fn commands_leave_no_cgroups() {
         beside.spawn(async move { container.try_exec(&["sleep", "0.3"], 10).await.unwrap().code });
     }
     assert_eq!(beside.join_all().await, [0; 8]);
+    daemon.kill();
+    // As if it had been killed before it removed them.
+    let kept = below(&parent).into_iter().find(|path| path.ends_with("/exec-0")).unwrap();
+    for number in [5, 7, 9] {
+        let left = Path::new(&kept).with_file_name(format!("exec-{number}"));
+        std::fs::create_dir_all(left).unwrap();
+    }
     // The next daemon, too, gives nobody the one that is in use.
-    daemon.replace();
+    daemon.run();
     again(&daemon, &mut pod, &mut [&mut container]).await;
     run(&container, "sleep 1000", 1).await.unwrap_err();
     assert_eq!(run(&container, &alive, 10).await.unwrap().code, 0);
