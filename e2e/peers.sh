@@ -88,10 +88,11 @@ have_nft() {
   have nft nftables
 }
 
-# start_containerd DIR: serves below DIR; sets CONTAINERD_PID and CONTAINERD_SOCK. The pods' links
-# are on a bridge that is named after this process.
+# start_containerd DIR [HANDLER...]: serves below DIR; sets CONTAINERD_PID and CONTAINERD_SOCK. The pods'
+# links are on a bridge that is named after this process. The handlers are other names for runc.
 start_containerd() {
-  local dir="$1" containerd runc plugins
+  local dir="$1" containerd runc plugins handler
+  shift
   containerd=$(containerd_path) && runc=$(runc_path) && plugins=$(cni_dir) && have_nft || return 1
   mkdir -p "$dir/net.d" "$dir/certs.d"
   [ -z "${REGISTRY:-}" ] || mirror_all "$dir/certs.d"
@@ -124,12 +125,16 @@ state = "$dir/state"
 [plugins."io.containerd.cri.v1.runtime".cni]
   bin_dirs = ["$plugins"]
   conf_dir = "$dir/net.d"
-[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+F
+  for handler in runc "$@"; do
+    cat >>"$dir/config.toml" <<F
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.$handler]
   runtime_type = "io.containerd.runc.v2"
-[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.$handler.options]
   BinaryName = "$runc"
   Root = "$dir/state/runc"
 F
+  done
   PATH="$(dirname "$containerd"):$PATH" "$containerd" --config "$dir/config.toml" >>"$dir/containerd.log" 2>&1 &
   CONTAINERD_PID=$!
   CONTAINERD_SOCK="$dir/containerd.sock"

@@ -8,10 +8,13 @@
 . "$E2E/peers.sh"
 
 # bench_programs small|large: builds all that is measured and what measures; sets CRICTL, MINKE, MINKE_OCI
-# and BENCH. The small bench does without youki, which takes minutes to build.
+# and BENCH. The small bench does without youki, which takes minutes to build. What is fetched for the
+# images is fetched here, too: the bench itself runs in a namespace without a way out.
 bench_programs() {
   CRICTL=$(crictl_path) && build_minke && build_minke_oci && BENCH=${BENCH:-$(bench_program)} || return 1
-  containerd_path >/dev/null && runc_path >/dev/null && cni_dir >/dev/null && have_nft && have mkfs.ext4 e2fsprogs || return 1
+  containerd_path >/dev/null && runc_path >/dev/null && cni_dir >/dev/null && have_nft && have mkfs.ext4 e2fsprogs && build_images || return 1
+  # The images that are pulled for their size are made with it.
+  [ "${BENCH_IMAGES:-}" = none ] || have zstd zstd || return 1
   [ "$1" = small ] || youki_path >/dev/null || return 1
   export CRICTL BENCH
 }

@@ -20,7 +20,7 @@ const SETTLE: Duration = Duration::from_secs(15);
 /// So often it says how far it is.
 const STEP: usize = 1000;
 /// How much more memory is no growth: allocators keep what they were given.
-const SLACK: f64 = 1.1;
+const SLACK: f64 = 1.05;
 /// So much more of the kernel's memory, in bytes: what it counts, it counts in batches.
 const KERNEL_SLACK: u64 = 1 << 20;
 const MEGABYTE: f64 = 1e6;
