@@ -13,9 +13,9 @@ control_plane_tools() {
 
 # cluster_tools: these, and what services and names need.
 cluster_tools() {
-  have jq jq && have_nft && control_plane_tools && PROXY=$(kubernetes_path kube-proxy) && AGNHOST=$(agnhost_path) &&
-    COREDNS=$(coredns_path) || return 1
-  export PROXY AGNHOST COREDNS
+  have jq jq && have mkfs.ext4 e2fsprogs && have_nft && control_plane_tools && PROXY=$(kubernetes_path kube-proxy) && AGNHOST=$(agnhost_path) &&
+    COREDNS=$(coredns_path) && METRICS=$(metrics_server_path) || return 1
+  export PROXY AGNHOST COREDNS METRICS
 }
 
 # kubernetes_images: what the cluster itself and its checks run, beside the images of all parts.
@@ -26,17 +26,12 @@ COREDNS_TAG=$(sed -n 's/.*coredns\/coredns \(v[0-9.]*\).*/\1/p' "$E2E/coredns/go
 
 # build_cluster_images: pushes them once for what they are made of.
 build_cluster_images() {
-  local images dir mark code=0
-  images=$(kubernetes_images)
-  mark="$(image_store)/kubernetes-$( (cat "$E2E/kubernetes/images"; echo "$images") | sha256sum | cut -c1-16)"
-  [ ! -e "$mark" ] || return 0
-  dir=$(mktemp -d)
-  # shellcheck disable=SC2086
-  start_registry "$dir" && "$E2E/kubernetes/images" "$REGISTRY" $images && touch "$mark" || code=1
-  kill "$REGISTRY_PID" && wait "$REGISTRY_PID" 2>/dev/null
-  rm -rf "$dir"
-  return $code
+  local mark
+  mark="$(image_store)/kubernetes-$( (cat "$E2E/kubernetes/images"; kubernetes_images) | sha256sum | cut -c1-16)"
+  [ -e "$mark" ] || { with_registry push_cluster_images && touch "$mark"; }
 }
+# shellcheck disable=SC2046
+push_cluster_images() { "$E2E/kubernetes/images" "$REGISTRY" $(kubernetes_images); }
 
 # start_private_registry: the same images for those who know the word; sets PRIVATE_REGISTRY.
 start_private_registry() {
@@ -88,7 +83,11 @@ Y
     --client-ca-file "$pki/ca.crt" --enable-admission-plugins NodeRestriction --etcd-servers http://127.0.0.1:2379 \
     --kubelet-client-certificate "$pki/apiserver-kubelet-client.crt" \
     --kubelet-client-key "$pki/apiserver-kubelet-client.key" --kubelet-preferred-address-types InternalIP \
-    --secure-port 6443 --service-account-issuer https://kubernetes.default.svc.cluster.local \
+    --proxy-client-cert-file "$pki/front-proxy-client.crt" --proxy-client-key-file "$pki/front-proxy-client.key" \
+    --requestheader-client-ca-file "$pki/front-proxy-ca.crt" --requestheader-allowed-names front-proxy-client \
+    --requestheader-username-headers X-Remote-User --requestheader-group-headers X-Remote-Group \
+    --requestheader-extra-headers-prefix X-Remote-Extra- --secure-port 6443 \
+    --service-account-issuer https://kubernetes.default.svc.cluster.local \
     --service-account-key-file "$pki/sa.pub" --service-account-signing-key-file "$pki/sa.key" \
     --service-cluster-ip-range "$SERVICE_RANGE" --tls-cert-file "$pki/apiserver.crt" \
     --tls-private-key-file "$pki/apiserver.key" --feature-gates ContainerStopSignals=true
@@ -115,8 +114,9 @@ clusterDNS: [$CLUSTER_DNS]
 clusterDomain: cluster.local
 featureGates: { ${gates}ContainerStopSignals: true }
 ${1:-}"
-  start_kubelet --kubeconfig "$NODE_DIR/conf/kubelet.conf" && kubelet_answers
+  start_joined && kubelet_answers
 }
+start_joined() { start_kubelet --kubeconfig "$NODE_DIR/conf/kubelet.conf"; }
 
 # start_services: kube-proxy on the node, and CoreDNS.
 start_services() {

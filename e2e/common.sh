@@ -83,15 +83,16 @@ go_tool() {
 crictl_path() { go_tool tools crictl sigs.k8s.io/cri-tools/cmd/crictl; }
 critest_path() { go_tool tools critest sigs.k8s.io/cri-tools/cmd/critest -c; }
 
-# kubernetes_path NAME: one of Kubernetes' own programs. Built from a module they do not know their
-# version, and a kubelet that calls itself v0.0.0 is refused.
+# kubernetes_path NAME [FOLDER [FLAG...]]: one of Kubernetes' own programs, from cmd/NAME unless said. Built
+# from a module they do not know their version, and a kubelet that calls itself v0.0.0 is refused.
 kubernetes_path() {
   local version
   version=$(awk '$1 == "k8s.io/kubernetes" { print $2 }' "$E2E/kubernetes/go.mod")
-  go_tool kubernetes "$1" "k8s.io/kubernetes/cmd/$1" -ldflags "-X k8s.io/component-base/version.gitVersion=$version"
+  go_tool kubernetes "$1" "k8s.io/kubernetes/${2:-cmd/$1}" "${@:3}" -ldflags "-X k8s.io/component-base/version.gitVersion=$version"
 }
 etcd_path() { go_tool kubernetes etcd go.etcd.io/etcd/server/v3; }
 agnhost_path() { go_tool kubernetes agnhost k8s.io/kubernetes/test/images/agnhost; }
+metrics_server_path() { go_tool metrics-server metrics-server sigs.k8s.io/metrics-server/cmd/metrics-server; }
 coredns_path() { go_tool coredns coredns github.com/coredns/coredns; }
 
 # protoc_path: prints the path of Debian's protoc, unpacked into the cache: k8s-cri needs it to build.

@@ -14,10 +14,12 @@ build_runtime() {
   fi
 }
 
-# start_runtime: minke, or the peer that --peer names; sets RUNTIME_SOCK and RUNTIME_HANDLER.
+# start_runtime [HANDLER...]: minke, or the peer that --peer names, with these runtime handlers beside its own;
+# sets RUNTIME_SOCK and RUNTIME_HANDLER.
 start_runtime() {
+  RUNTIME_HANDLERS="$*"
   if [ "$PEER" = containerd ]; then
-    start_containerd "$NODE_DIR/containerd" || return 1
+    start_containerd "$NODE_DIR/containerd" "$@" || return 1
     # Its plugins take their range from their file, minke takes the node's from the kubelet.
     sed -i "s|\"subnet\": \"[^\"]*\"|\"subnet\": \"${POD_RANGE%.*.*}.0.0/24\"|" "$NODE_DIR/containerd/net.d/"*
     RUNTIME_SOCK=$CONTAINERD_SOCK RUNTIME_HANDLER=runc RUNTIME_PID=$CONTAINERD_PID
@@ -26,18 +28,27 @@ start_runtime() {
     # Its socket is there before it answers, and that of the one before stays there.
     wait_until 30 crictl_at version >/dev/null
   else
-    start_minke "$NODE_DIR/minke" "[network]
+    start_minke "$NODE_DIR/minke" "runtime.handlers = [ $(printf '"%s", ' minke "$@")]
+[network]
 netns_dir = \"$NODE_DIR/netns\"
 wait_for_pod_cidr = true" || return 1
     RUNTIME_SOCK=$MINKE_SOCK RUNTIME_HANDLER=minke RUNTIME_PID=$MINKE_PID
   fi
 }
 
+# image_disk: a disk of 6 GB for what the runtime keeps, mounted where it looks for that; sets IMAGE_DISK.
+image_disk() {
+  IMAGE_DISK="$NODE_DIR/$PEER/root"
+  mkdir -p "$IMAGE_DISK"
+  truncate -s 6G "$NODE_DIR/images.disk" && mkfs.ext4 -q "$NODE_DIR/images.disk" && mount -o loop "$NODE_DIR/images.disk" "$IMAGE_DISK"
+}
+
 # restart_runtime: as after a crash.
 restart_runtime() {
   kill -KILL "$RUNTIME_PID"
   wait "$RUNTIME_PID" 2>/dev/null
-  start_runtime
+  # shellcheck disable=SC2086
+  start_runtime $RUNTIME_HANDLERS
 }
 
 # write_kubelet_config [EXTRA_YAML]: the endpoint, and no eviction because the machine's disk, which is

@@ -35,17 +35,19 @@ F
   fi
 }
 
-# build_images: makes sure that the images are there, for a run that serves them where nothing can be
-# fetched.
-build_images() {
+# with_registry COMMAND...: runs it while a registry serves.
+with_registry() {
   local dir code=0
-  [ ! -e "$(image_store)/complete" ] || return 0
   dir=$(mktemp -d)
-  start_registry "$dir" || code=1
+  start_registry "$dir" && "$@" || code=1
   kill "$REGISTRY_PID" && wait "$REGISTRY_PID" 2>/dev/null
   rm -rf "$dir"
   return $code
 }
+
+# build_images: makes sure that the images are there, for a run that serves them where nothing can be
+# fetched.
+build_images() { [ -e "$(image_store)/complete" ] || with_registry true; }
 
 # mirror_all DIR: writes hosts.toml files that lead every registry of the test images to ours.
 mirror_all() {

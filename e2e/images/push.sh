@@ -30,6 +30,15 @@ blob() {
   printf '%s' "$digest"
 }
 
+# pushed NAME REPOSITORY:TAG: takes up the first layer of an image that the registry has, as NAME.
+pushed() {
+  local from="http://$registry/v2/${2%:*}" manifest
+  manifest=$(curl -fsS -H 'Accept: application/vnd.docker.distribution.manifest.v2+json' "$from/manifests/${2##*:}")
+  curl -fsS "$from/blobs/$(jq -r '.layers[0].digest' <<<"$manifest")" >"$work/$1.layer"
+  curl -fsS "$from/blobs/$(jq -r .config.digest <<<"$manifest")" | jq -j '.rootfs.diff_ids[0]' >"$work/$1.diff"
+  jq -j '.layers[0].mediaType' <<<"$manifest" >"$work/$1.type"
+}
+
 # image REPOSITORY TAGS CONFIG LAYER...: pushes an image; CONFIG is the JSON of its "config".
 image() {
   local repository="$1" tags="$2" config="$3" diffs="" layers="" digest tag

@@ -1,4 +1,4 @@
-# A privileged DaemonSet that mounts on the host for other pods, and one that follows their logs.
+# A privileged DaemonSet that mounts on the host for other pods.
 in_namespace daemonset
 
 mkdir -p "$NODE_DIR/shared"
@@ -15,7 +15,10 @@ spec:
       hostNetwork: true
       hostPID: true
       terminationGracePeriodSeconds: 0
-      volumes: [{ name: dev, hostPath: { path: /dev } }, { name: shared, hostPath: { path: $NODE_DIR/shared } }]
+      volumes:
+        - { name: dev, hostPath: { path: /dev } }
+        - { name: shared, hostPath: { path: $NODE_DIR/shared } }
+        - { name: kubelet, hostPath: { path: $NODE_DIR/kubelet } }
       containers:
         - name: main
           image: $BUSYBOX_IMAGE
@@ -24,6 +27,7 @@ spec:
           volumeMounts:
             - { name: dev, mountPath: /host-dev }
             - { name: shared, mountPath: /shared, mountPropagation: Bidirectional }
+            - { name: kubelet, mountPath: /kubelet, mountPropagation: Bidirectional }
 ---
 apiVersion: v1
 kind: Pod
@@ -45,19 +49,9 @@ spec:
   volumes: [{ name: shared, hostPath: { path: $NODE_DIR/shared } }]
   containers:
     - { name: main, image: $BUSYBOX_IMAGE, command: [sleep, "1000000"], volumeMounts: [{ name: shared, mountPath: /shared }] }
----
-apiVersion: v1
-kind: Pod
-metadata: { name: writer }
-spec:
-  terminationGracePeriodSeconds: 0
-  containers:
-    - name: main
-      image: $BUSYBOX_IMAGE
-      command: [sh, -c, "i=0; while [ \$i -lt 20000 ]; do i=\$((i+1)); echo line \$i of a log that grows; [ \$((i % 200)) -ne 0 ] || sleep 0.2; done; sleep 1000000"]
 Y
 check "a privileged DaemonSet runs" kn rollout status daemonset/mounter --timeout=60s
-ready sees apart writer
+ready sees apart
 mounter() { kn exec daemonset/mounter -- sh -c "$1"; }
 check "it sees the host's devices" mounter 'test -c /host-dev/kmsg'
 check "and enters the host" has "$(mounter 'nsenter -t 1 -m -- cat /proc/1/cmdline 2>&1 | tr "\0" " "')" cluster
@@ -75,8 +69,14 @@ check "appears on the host" is "$(cat "$NODE_DIR/shared/second/file")" second
 check "and in the running pod" is "$(kn exec sees -- cat /shared/second/file)" second
 mounter 'umount /shared/second'
 check "and goes again" fails mountpoint -q "$NODE_DIR/shared/second"
-# A Secret is a tmpfs that the kubelet unmounts: what holds it elsewhere makes it busy.
+# A Secret is a tmpfs that the kubelet unmounts: what holds it elsewhere makes it busy. A mounter that starts
+# after it has it, too.
 uid=$(kn get pod apart -o jsonpath='{.metadata.uid}')
+kn delete pod -l app=mounter >/dev/null
+check "the mounter starts again" kn rollout status daemonset/mounter --timeout=60s
+held() { mounter "grep -c '/pods/$uid/volumes/kubernetes.io~projected' /proc/self/mountinfo"; }
+check "it holds another pod's volume" at_least 1 "$(held)"
 kn delete pod apart >/dev/null
 check "no deleted pod's volume stays busy" wait_until 30 [ ! -e "$NODE_DIR/kubelet/pods/$uid" ]
+check "nor is it held" is "$(held)" 0
 done_with_namespace

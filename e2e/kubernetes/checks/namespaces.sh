@@ -1,6 +1,7 @@
 # What pods share with the host, with one another's containers, and what they do not.
 in_namespace namespaces
 
+mkdir -p "$NODE_DIR/ids" && touch "$NODE_DIR/ids/root" && touch "$NODE_DIR/ids/user" && chown 1234 "$NODE_DIR/ids/user"
 apply <<Y
 apiVersion: v1
 kind: Pod
@@ -57,20 +58,41 @@ metadata: { name: settings }
 data: { colour: red }
 ---
 apiVersion: v1
+kind: Secret
+metadata: { name: word }
+stringData: { word: secret }
+---
+apiVersion: v1
 kind: Pod
 metadata: { name: own-users }
 spec:
   hostUsers: false
   terminationGracePeriodSeconds: 0
-  volumes: [{ name: settings, configMap: { name: settings } }, { name: disk, emptyDir: {} }]
+  volumes:
+    - { name: settings, configMap: { name: settings } }
+    - { name: word, secret: { secretName: word, defaultMode: 0400 } }
+    - name: several
+      projected:
+        sources:
+          - secret: { name: word }
+          - downwardAPI: { items: [{ path: name, fieldRef: { fieldPath: metadata.name } }] }
+          - serviceAccountToken: { path: token }
+    - { name: disk, emptyDir: {} }
+    - { name: memory, emptyDir: { medium: Memory } }
+    - { name: host, hostPath: { path: $NODE_DIR/ids } }
   containers:
     - name: main
       image: $BUSYBOX_IMAGE
       command: [sleep, "1000000"]
-      volumeMounts: [{ name: settings, mountPath: /settings }, { name: disk, mountPath: /disk }]
+      volumeMounts:
+        - { name: settings, mountPath: /settings }
+        - { name: word, mountPath: /word }
+        - { name: several, mountPath: /several }
+        - { name: disk, mountPath: /disk }
+        - { name: memory, mountPath: /memory }
+        - { name: host, mountPath: /host }
 Y
 check "pods of each kind are ready" ready host port shared apart own-users
-kn describe pods > /tmp/kb/desc
 check "hostNetwork has the node's address" is "$(status host .podIP)" "$NODE_IP"
 check "hostNetwork serves there" fetch "http://$NODE_IP:12080/hostname"
 check "hostPID sees the node's processes" has "$(kn exec host -- ps)" kube-apiserver
@@ -89,5 +111,13 @@ options ndots:2"
 check "hostUsers: false is root inside" is "$(kn exec own-users -- id -u)" 0
 check "and nobody outside" at_least 65536 "$(kn exec own-users -- awk '{ print $2; exit }' /proc/self/uid_map)"
 check "reads its volumes" is "$(kn exec own-users -- cat /settings/colour)" red
-check "owns what it writes" is "$(kn exec own-users -- sh -c 'touch /disk/new && stat -c %u /disk/new')" 0
+check "a secret that only root may read" is "$(kn exec own-users -- sh -c 'stat -L -c %u:%a /word/word; cat /word/word')" "0:400
+secret"
+check "a projected one" is "$(kn exec own-users -- sh -c 'cat /several/word /several/name; test -s /several/token')" secretown-users
+check "owns what it writes" is "$(kn exec own-users -- sh -c 'touch /disk/new /memory/new && stat -c %u /disk/new /memory/new')" "0
+0"
+check "files of the host belong to whom they do there" is "$(kn exec own-users -- stat -c %u /host/root /host/user)" "0
+1234"
+kn exec own-users -- touch /host/new
+check "and what it writes there to root" is "$(stat -c %u "$NODE_DIR/ids/new")" 0
 done_with_namespace

@@ -57,6 +57,32 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
+metadata: { name: http-hooks }
+spec:
+  terminationGracePeriodSeconds: 20
+  volumes: [{ name: told, hostPath: { path: $NODE_DIR/told } }]
+  initContainers:
+    - name: hears
+      image: $BUSYBOX_IMAGE
+      restartPolicy: Always
+      command: [$step, "while :; do nc -l -p 8080 -e sh -c 'read -r verb path rest; echo \$path >>/told/http; printf \"HTTP/1.0 200 OK\\r\\n\\r\\n\"'; done"]
+      volumeMounts: [{ name: told, mountPath: /told }]
+  containers:
+    - name: main
+      image: $BUSYBOX_IMAGE
+      command: [$step, "trap 'echo signal >>/told/http; exit 0' TERM; while :; do sleep 0.1; done"]
+      volumeMounts: [{ name: told, mountPath: /told }]
+      lifecycle:
+        postStart: { httpGet: { path: /started, port: 8080 } }
+        preStop: { httpGet: { path: /stopping, port: 8080 } }
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: no-program }
+spec: { containers: [{ name: main, image: $BUSYBOX_IMAGE, command: [/no/such/program] }] }
+---
+apiVersion: v1
+kind: Pod
 metadata: { name: deaf }
 spec:
   terminationGracePeriodSeconds: 3
@@ -93,11 +119,17 @@ main
 side ends"
 check "a failing init container fails its pod" wait_until 30 phase init-fails Failed
 check "its log tells why" is "$(kn logs init-fails -c one)" "reason of init"
-ready hooks other-signal deaf
+ready hooks http-hooks other-signal deaf
 kn delete pod hooks >/dev/null
 check "hooks and signal come in order" is "$(cat "$NODE_DIR/told/hooks")" "after start
 before stop
 signal"
+kn delete pod http-hooks >/dev/null
+check "hooks by http, too" is "$(cat "$NODE_DIR/told/http")" "/started
+/stopping
+signal"
+described() { has "$(kn describe pod "$1" | sed -n '/^Events:/,$p')" "$2"; }
+check "a program that is not there is in its pod's description" wait_until 30 described no-program /no/such/program
 check "a failing hook is told" wait_until 30 event hook-fails FailedPostStartHook
 kn delete pod other-signal >/dev/null
 check "a stop signal of the pod's own" is "$(cat "$NODE_DIR/told/usr1")" usr1

@@ -26,6 +26,18 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
+metadata: { name: restarts }
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+    - name: main
+      image: $BUSYBOX_IMAGE
+      command: [sleep, "1000000"]
+      resources: { requests: { cpu: 100m, memory: 32Mi }, limits: { cpu: 200m, memory: 64Mi } }
+      resizePolicy: [{ resourceName: cpu, restartPolicy: NotRequired }, { resourceName: memory, restartPolicy: RestartContainer }]
+---
+apiVersion: v1
+kind: Pod
 metadata: { name: best-effort }
 spec:
   terminationGracePeriodSeconds: 0
@@ -50,7 +62,7 @@ spec:
       command: [sh, -c, "sh -c 'dd if=/dev/zero of=/dev/null bs=100M'; echo child ended by \$?"]
       resources: { limits: { memory: 32Mi } }
 Y
-ready guaranteed burstable best-effort
+ready guaranteed burstable restarts best-effort
 check "equal requests and limits are Guaranteed" is "$(status guaranteed .qosClass)" Guaranteed
 check "a request is Burstable" is "$(status burstable .qosClass)" Burstable
 check "nothing is BestEffort" is "$(status best-effort .qosClass)" BestEffort
@@ -66,7 +78,7 @@ kernel() {
 }
 check "the memory limit is in force" is "$(kernel guaranteed memory.limit_in_bytes memory.max)" 67108864
 check "the processor limit is in force" has "$(kernel guaranteed cpu.cfs_quota_us cpu.max)" 20000
-check "the processor's share is" at_least 100 "$(kernel burstable cpu.shares cpu.weight)"
+check "the processor's share is" is "$(kernel burstable cpu.shares cpu.weight)" 102
 check "the best effort is the first to be killed" is "$(kn exec best-effort -- cat /proc/1/oom_score_adj)" 1000
 check "the guaranteed is not" under 1 "$(kn exec guaranteed -- cat /proc/1/oom_score_adj)"
 check "beyond its memory a container is OOMKilled" wait_until 30 ended greedy OOMKilled
@@ -75,9 +87,20 @@ check "and its parent goes on" has "$(kn logs greedy-child)" "child ended by 137
 
 resize() { kn patch pod "$1" --subresource resize --patch "{\"spec\":{\"containers\":[{\"name\":\"main\",\"resources\":$2}]}}"; }
 check "a resize is taken" resize guaranteed '{"requests":{"cpu":"300m","memory":"96Mi"},"limits":{"cpu":"300m","memory":"96Mi"}}'
-resized() { is "$(status guaranteed '.containerStatuses[0].resources.limits.memory')" 96Mi && is "$(status guaranteed '.containerStatuses[0].resources.limits.cpu')" 300m; }
-check "and told as done" wait_until 60 resized
+resized() { is "$(status "$1" '.containerStatuses[0].resources.limits.memory')" "$2" && is "$(status "$1" '.containerStatuses[0].resources.limits.cpu')" "$3"; }
+check "and told as done" wait_until 60 resized guaranteed 96Mi 300m
 check "the new memory limit is in force" is "$(kernel guaranteed memory.limit_in_bytes memory.max)" 100663296
 check "the new processor limit is in force" has "$(kernel guaranteed cpu.cfs_quota_us cpu.max)" 30000
+check "one to less is taken" resize guaranteed '{"requests":{"cpu":"100m","memory":"48Mi"},"limits":{"cpu":"100m","memory":"48Mi"}}'
+check "and told as done" wait_until 60 resized guaranteed 48Mi 100m
+check "the smaller memory limit is in force" is "$(kernel guaranteed memory.limit_in_bytes memory.max)" 50331648
+check "the smaller processor limit is in force" has "$(kernel guaranteed cpu.cfs_quota_us cpu.max)" 10000
 check "without a restart" is "$(status guaranteed '.containerStatuses[0].restartCount')" 0
+check "a resize of the processor where memory asks for a restart" resize restarts '{"requests":{"cpu":"150m"},"limits":{"cpu":"250m"}}'
+check "is told as done" wait_until 60 resized restarts 64Mi 250m
+check "without a restart" is "$(status restarts '.containerStatuses[0].restartCount')" 0
+check "a resize of the memory" resize restarts '{"requests":{"memory":"48Mi"},"limits":{"memory":"80Mi"}}'
+check "is told as done" wait_until 60 resized restarts 80Mi 250m
+check "with a restart" is "$(status restarts '.containerStatuses[0].restartCount')" 1
+check "its memory limit is in force" is "$(kernel restarts memory.limit_in_bytes memory.max)" 83886080
 done_with_namespace
