@@ -197,7 +197,7 @@ fn start(
     if !has_one_thread() {
         return Err(Failure::new(Step::Clone, Errno::INVAL));
     }
-    let (ours, theirs) = report::pair().during(Step::Clone)?;
+    let (ours, theirs) = report::pair(release != Release::NotNeeded).during(Step::Clone)?;
     let birth = Birth { namespaces, cgroup, sibling: false };
     let changed = Signals::changed();
     let body = || {

@@ -260,7 +260,7 @@ impl Signals {
     }
 }
 
-/// Gives signals their default effect and blocks none, whatever the process was started with.
+/// Gives signals their default effect, whatever the process was started with.
 #[expect(unsafe_code, reason = "rustix leaves dispositions to the C library")]
 pub fn reset_signals(changed: Signals) {
     for number in (1..=64).filter(|number| changed.0 & 1 << (number - 1) != 0) {
@@ -279,7 +279,6 @@ pub fn reset_signals(changed: Signals) {
             )
         };
     }
-    unblock_signals();
 }
 
 /// Lets every signal wait that can be let wait.

@@ -1,6 +1,9 @@
 //! Scheduling policy and I/O priority of the calling thread (sched_setattr(2), ioprio_set(2)).
 
+use std::sync::OnceLock;
+
 use rustix::io;
+use rustix::thread::{CpuSet, sched_getaffinity};
 
 use crate::clone::check;
 
@@ -60,4 +63,39 @@ pub fn set_io_priority(priority: u16) -> io::Result<()> {
     check(unsafe {
         libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, libc::c_int::from(priority))
     })
+}
+
+/// Whether nobody has given this process, as it was when it or one that it is a copy of was first asked,
+/// another policy, I/O priority or fewer processors than a process has by itself: each takes a system call
+/// to set, and to ask.
+pub fn is_as_begun() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| has_default_policy() && has_default_io_priority() && has_all_processors())
+}
+
+#[expect(unsafe_code, reason = "rustix has no sched_getattr(2)")]
+fn has_default_policy() -> bool {
+    // SAFETY: the struct has integers only, for which zero is a value.
+    let mut attr: SchedAttr = unsafe { std::mem::zeroed() };
+    let size = size_of::<SchedAttr>() as u32;
+    // SAFETY: `attr` has the size that is said, and the kernel writes no more than that.
+    let asked = check(unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attr, size, 0) });
+    asked.is_ok() && (attr.policy, attr.flags, attr.nice) == (0, 0, 0)
+}
+
+#[expect(unsafe_code, reason = "rustix has no ioprio_get(2)")]
+fn has_default_io_priority() -> bool {
+    const WHO_PROCESS: libc::c_int = 1;
+    /// What some kernels say where nothing is set: best effort, the middle level.
+    const MIDDLE: i64 = 2 << 13 | 4;
+    // SAFETY: the call takes two integers; 0 is the calling thread.
+    let priority = unsafe { libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, 0) };
+    priority == 0 || priority == MIDDLE
+}
+
+#[expect(unsafe_code, reason = "rustix has no sysconf(3)")]
+fn has_all_processors() -> bool {
+    // SAFETY: the call takes an integer.
+    let online = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    sched_getaffinity(None).is_ok_and(|own: CpuSet| i64::from(own.count()) >= online)
 }

@@ -23,19 +23,16 @@ impl Instruction {
     ///
     /// # Errors
     /// `EINVAL` where the length is not that of whole instructions.
-    pub fn read_all(bytes: &[u8]) -> io::Result<Vec<Self>> {
+    pub fn read_all(bytes: &[u8]) -> io::Result<impl Iterator<Item = Self>> {
         if !bytes.len().is_multiple_of(size_of::<Self>()) {
             return Err(Errno::INVAL);
         }
-        Ok(bytes
-            .chunks_exact(size_of::<Self>())
-            .map(|chunk| Self {
-                code: u16::from_ne_bytes([chunk[0], chunk[1]]),
-                jump_true: chunk[2],
-                jump_false: chunk[3],
-                operand: u32::from_ne_bytes([chunk[4], chunk[5], chunk[6], chunk[7]]),
-            })
-            .collect())
+        Ok(bytes.chunks_exact(size_of::<Self>()).map(|chunk| Self {
+            code: u16::from_ne_bytes([chunk[0], chunk[1]]),
+            jump_true: chunk[2],
+            jump_false: chunk[3],
+            operand: u32::from_ne_bytes([chunk[4], chunk[5], chunk[6], chunk[7]]),
+        }))
     }
 }
 

@@ -17,7 +17,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior, umask};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::system::{setdomainname, sethostname};
 use rustix::termios::isatty;
-use rustix::thread::ThreadNameSpaceType;
+use rustix::thread::{Gid, ThreadNameSpaceType};
 use serde::de::DeserializeOwned;
 use sys::clone::{Signals, start_session};
 use sys::memory::Spans;
@@ -62,12 +62,14 @@ pub(super) fn quiet(changed: Signals) {
     // Files below /proc/PID belong to root then, and no core is written.
     let _cannot_fail = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     sys::clone::reset_signals(changed);
-    umask(Mode::empty());
 }
 
 /// Runs the process that was cloned for `launch`. Returns only on failure, or where it has made
 /// others that go on.
 pub(super) fn run(launch: &Launch, table: &[OwnedFd], report: &OwnedFd) -> Result<(), Failure> {
+    sys::clone::unblock_signals();
+    // What is made here has the mode that is asked for.
+    umask(Mode::empty());
     place(&launch.cgroup, table)?;
     let procfs = open_procfs()?;
     let plan: Plan = read_plan(launch.plan, table)?;
@@ -129,21 +131,20 @@ pub(super) fn read_plan<T: DeserializeOwned>(
     serde_json::from_slice(&bytes).map_err(|_| Failure::new(Step::Plan, Errno::BADMSG))
 }
 
-/// Reads a file from its beginning. Nobody's position is moved: other processes read the same open
-/// file at the same time, as they do a filter that is shared.
+/// Reads a file that is sealed, from its beginning. Nobody's position is moved: other processes read the
+/// same open file at the same time, as they do a filter that is shared.
 pub(super) fn read_all(file: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
-    const MORE: usize = 8 * 1024;
-    let mut bytes = Vec::new();
-    loop {
-        let length = bytes.len();
-        bytes.reserve(MORE);
-        let read = io::retry_on_intr(|| {
-            io::pread(file, rustix::buffer::spare_capacity(&mut bytes), length as u64)
-        })?;
+    let size = usize::try_from(fstat(file)?.st_size).map_err(|_| Errno::FBIG)?;
+    let mut bytes = Vec::with_capacity(size);
+    while bytes.len() < size {
+        let at = bytes.len() as u64;
+        let read =
+            io::retry_on_intr(|| io::pread(file, rustix::buffer::spare_capacity(&mut bytes), at))?;
         if read == 0 {
-            return Ok(bytes);
+            return Err(Errno::IO);
         }
     }
+    Ok(bytes)
 }
 
 fn join_namespaces(context: &Context<'_>) -> Result<(), Failure> {
@@ -297,6 +298,7 @@ enum Traveller {
 #[derive(Debug)]
 pub(super) struct Departure {
     lock: Lock,
+    groups: Vec<Gid>,
     entry: Layout,
     traveller: Traveller,
 }
@@ -312,7 +314,8 @@ impl Departure {
     ) -> Result<Self, Failure> {
         let lock = Lock::of(process, table, &[])?;
         let entry = Entry::lay_out(process, alone, terminal, 0)?;
-        Ok(Self { lock, entry, traveller: Traveller::Itself { waits } })
+        let groups = groups_of(process);
+        Ok(Self { lock, groups, entry, traveller: Traveller::Itself { waits } })
     }
 
     /// For a sibling.
@@ -326,7 +329,7 @@ impl Departure {
         let lock = Lock::of(process, table, &prologue(mark))?;
         let entry = Entry::lay_out(process, alone, terminal, mark)?;
         let traveller = Traveller::Sibling(Spans::all_but(entry.region()));
-        Ok(Self { lock, entry, traveller })
+        Ok(Self { lock, groups: groups_of(process), entry, traveller })
     }
 
     /// Goes it. Returns only on failure.
@@ -343,7 +346,7 @@ impl Departure {
         if let Traveller::Itself { .. } = self.traveller {
             start_session(is_terminal(streams), 0).during(Step::Session)?;
         }
-        assume(process, alone.keep_keyring, procfs)?;
+        assume(process, &self.groups, alone.keep_keyring, procfs)?;
         match &self.traveller {
             Traveller::Itself { .. } => sys::clone::unblock_signals(),
             Traveller::Sibling(withheld) => withhold(withheld).during(Step::Memory)?,
@@ -355,6 +358,10 @@ impl Departure {
             Traveller::Sibling(_) => self.entry.send(&self.lock),
         }
     }
+}
+
+fn groups_of(process: &Process) -> Vec<Gid> {
+    process.groups.iter().copied().map(Gid::from_raw).collect()
 }
 
 /// Goes the last stretch as the first process of a container.

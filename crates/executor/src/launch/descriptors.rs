@@ -6,7 +6,7 @@
 //!   then     report, program, gate's go and word    closed by execve(2)
 //! ```
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::io::{self, Errno, fcntl_dupfd_cloexec};
 use sys::clone::{close_from, close_span, renumber};
@@ -85,6 +85,9 @@ impl<'a> Kept<'a> {
     /// or dropped after this.
     pub(super) fn close_others(&self) -> io::Result<()> {
         let Numbers { report, executable, go, word } = self.numbers;
+        if report == FIRST && self.executable.is_none() && self.gate.is_none() {
+            return self.close_all_but_report();
+        }
         let preserved = self.preserved.iter().zip(FIRST..);
         let mut moves: Vec<_> = preserved.map(|(file, number)| (*file, number, true)).collect();
         moves.push((self.report, report, false));
@@ -113,6 +116,23 @@ impl<'a> Kept<'a> {
         #[expect(unsafe_code, reason = "descriptors have owners")]
         unsafe {
             close_from(next)
+        }
+    }
+
+    /// [`Kept::close_others`] where the report alone is kept, and nothing can be in its way.
+    fn close_all_but_report(&self) -> io::Result<()> {
+        let number = self.numbers.report;
+        if self.report.as_raw_fd().unsigned_abs() != number {
+            // SAFETY: as there.
+            #[expect(unsafe_code, reason = "descriptors have owners")]
+            unsafe {
+                renumber(self.report, number, false)?;
+            }
+        }
+        // SAFETY: as there.
+        #[expect(unsafe_code, reason = "descriptors have owners")]
+        unsafe {
+            close_from(number + 1)
         }
     }
 }

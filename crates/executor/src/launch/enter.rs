@@ -37,6 +37,8 @@ pub(super) struct Prepared {
     process: Process,
     departure: Departure,
     onlookers: Onlookers,
+    /// What it writes into its oom_score_adj.
+    oom_score_adj: Option<String>,
     /// Whether the process sets itself what else would be set from outside while it waits: it can where
     /// it has not given up anything yet, and is not held to it.
     pub(super) sets_limits: bool,
@@ -48,7 +50,7 @@ impl Prepared {
         table: &[OwnedFd],
         onlookers: Onlookers,
     ) -> Result<Self, Failure> {
-        let ExecPlan { process } = read_plan(launch.plan, table)?;
+        let ExecPlan { mut process } = read_plan(launch.plan, table)?;
         let (alone, terminal) = (&launch.alone, matches!(launch.stdio, Stdio::Terminal(_)));
         let sets_limits = onlookers == Onlookers::None && launch.limits.rlimits.is_empty();
         let departure = match onlookers {
@@ -57,7 +59,11 @@ impl Prepared {
             }
             Onlookers::Possible => Departure::of_sibling(&process, alone, terminal, table)?,
         };
-        Ok(Self { process, departure, onlookers, sets_limits })
+        // They are laid out. Whatever is freed when there is another process costs both of them a page.
+        (process.args, process.env) = Default::default();
+        let adjustment = launch.limits.oom_score_adj.filter(|_| sets_limits);
+        let oom_score_adj = adjustment.map(|adjustment| adjustment.to_string());
+        Ok(Self { process, departure, onlookers, oom_score_adj, sets_limits })
     }
 }
 
@@ -77,14 +83,15 @@ pub(super) fn run(
     table: &[OwnedFd],
     report: &OwnedFd,
 ) -> Result<(), Failure> {
-    let Prepared { process, departure, onlookers, sets_limits } = prepared;
-    if *onlookers == Onlookers::None {
-        sys::clone::block_signals();
+    let Prepared { process, departure, onlookers, oom_score_adj, .. } = prepared;
+    match onlookers {
+        Onlookers::None => sys::clone::block_signals(),
+        Onlookers::Possible => sys::clone::unblock_signals(),
     }
     place(&launch.cgroup, table)?;
     let procfs = open_procfs()?;
-    if *sets_limits {
-        limits::adjust_own_oom_score(&launch.limits, procfs.as_fd());
+    if let Some(adjustment) = oom_score_adj {
+        limits::adjust_own_oom_score(adjustment, procfs.as_fd());
     }
     let given = match launch.stdio {
         Stdio::Files(handles) => {

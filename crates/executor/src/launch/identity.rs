@@ -4,14 +4,14 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::{self, Errno};
-use rustix::process::{DumpableBehavior, fchdir, getcwd, set_dumpable_behavior, umask};
+use rustix::process::{DumpableBehavior, chdir, fchdir, getcwd, set_dumpable_behavior, umask};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, CpuSet, Gid, Uid, capabilities, clear_ambient_capability_set,
     configure_capability_in_ambient_set, remove_capability_from_bounding_set, sched_setaffinity,
     set_capabilities, set_keep_capabilities, set_no_new_privs, set_thread_groups,
     set_thread_res_gid, set_thread_res_uid,
 };
-use sys::scheduling::{Policy, set_io_priority, set_policy};
+use sys::scheduling::{Policy, is_as_begun, set_io_priority, set_policy};
 use sys::seccomp::Instruction;
 
 use super::child::read_all;
@@ -23,6 +23,7 @@ use crate::plan::{Capabilities, Process};
 /// the container's own, labels could be written to something else (CVE-2019-16884).
 pub(super) fn assume(
     process: &Process,
+    groups: &[Gid],
     keep_keyring: bool,
     procfs: BorrowedFd<'_>,
 ) -> Result<(), Failure> {
@@ -35,7 +36,7 @@ pub(super) fn assume(
     label(process, procfs)?;
     bound(process.capabilities.bounding).during(Step::Capabilities)?;
     let inside = stand_in(&process.cwd);
-    change_user(process)?;
+    change_user(process, groups)?;
     match inside {
         // Where only the user may go, and not root (a network file system).
         Err(Errno::ACCESS) => stand_in(&process.cwd),
@@ -88,6 +89,13 @@ fn schedule(process: &Process) -> io::Result<()> {
         deadline: wanted.deadline,
         period: wanted.period,
     };
+    if process.scheduler.is_none()
+        && process.io_priority.is_none()
+        && process.affinity.is_empty()
+        && is_as_begun()
+    {
+        return Ok(());
+    }
     let asked = |is_asked: bool, set: io::Result<()>| if is_asked { set } else { Ok(()) };
     asked(process.scheduler.is_some(), set_policy(policy))?;
     let priority = set_io_priority(process.io_priority.unwrap_or(0));
@@ -148,14 +156,13 @@ fn bound(bounding: u64) -> io::Result<()> {
     Ok(())
 }
 
-fn change_user(process: &Process) -> Result<(), Failure> {
-    let groups: Vec<Gid> = process.groups.iter().copied().map(Gid::from_raw).collect();
+fn change_user(process: &Process, groups: &[Gid]) -> Result<(), Failure> {
     let (uid, gid) = (Uid::from_raw(process.uid), Gid::from_raw(process.gid));
     let leaves_root = !uid.is_root();
     if leaves_root {
         set_keep_capabilities(true).during(Step::Capabilities)?;
     }
-    set_thread_groups(&groups).during(Step::Groups)?;
+    set_thread_groups(groups).during(Step::Groups)?;
     become_group(gid).during_of(Step::User, process.gid)?;
     become_user(uid).during_of(Step::User, process.uid)?;
     if !leaves_root {
@@ -168,9 +175,11 @@ fn change_user(process: &Process) -> Result<(), Failure> {
 }
 
 /// Makes `path` the working directory. No link of procfs is followed, and the kernel has to agree
-/// that the place lies below the root (CVE-2024-21626).
+/// that the place lies below the root (CVE-2024-21626), as the root itself does.
 fn stand_in(path: &str) -> io::Result<()> {
-    let path = if path.is_empty() { "/" } else { path };
+    if path.is_empty() || path == "/" {
+        return chdir(c"/");
+    }
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = super::path::own_root()?;
@@ -202,8 +211,8 @@ impl Lock {
             Some(seccomp) => {
                 let file = seccomp.program.of(table).during(Step::Seccomp)?;
                 let bytes = read_all(file).during(Step::Seccomp)?;
-                let mut program = prologue.to_vec();
-                program.extend(Instruction::read_all(&bytes).during(Step::Seccomp)?);
+                let own = Instruction::read_all(&bytes).during(Step::Seccomp)?;
+                let program = prologue.iter().copied().chain(own).collect();
                 Some((program, seccomp.flags))
             }
         };

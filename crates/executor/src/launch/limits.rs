@@ -44,10 +44,8 @@ pub(super) fn apply(limits: &Limits, pid: Pid) -> Vec<Failure> {
 }
 
 /// Sets how readily the calling process is killed, where the kernel allows it.
-pub(super) fn adjust_own_oom_score(limits: &Limits, procfs: BorrowedFd<'_>) {
-    if let Some(adjustment) = limits.oom_score_adj {
-        let _refused = write(procfs, "self/oom_score_adj", adjustment.to_string().as_bytes());
-    }
+pub(super) fn adjust_own_oom_score(adjustment: &str, procfs: BorrowedFd<'_>) {
+    let _refused = write(procfs, "self/oom_score_adj", adjustment.as_bytes());
 }
 
 /// Sets one limit, or what is nearest to it: then with the refusal. An error where not even the

@@ -10,6 +10,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::cmsg_space;
 use rustix::io::{self, Errno};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -17,7 +18,6 @@ use rustix::net::{
     sockopt,
 };
 use rustix::process::Pid;
-use rustix::{cmsg_space, fs};
 
 use crate::failure::{Failure, Step, errno_of};
 use crate::plan::Gate;
@@ -49,12 +49,13 @@ pub(super) enum Report {
     End,
 }
 
-/// The keeper's end and the process's end.
-pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+/// The keeper's end and the process's end. The kernel need not `tell` who speaks where there is only one.
+pub(super) fn pair(tell: bool) -> io::Result<(OwnedFd, OwnedFd)> {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    sockopt::set_socket_passcred(&ours, true)?;
-    fs::fcntl_setfl(&ours, fs::OFlags::NONBLOCK)?;
+    if tell {
+        sockopt::set_socket_passcred(&ours, true)?;
+    }
     Ok((ours, theirs))
 }
 
@@ -67,9 +68,10 @@ pub(super) fn read(socket: BorrowedFd<'_>, first: Pid) -> io::Result<Report> {
         let mut bytes = [0; MESSAGE_MAX];
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1), ScmCredentials(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
         let message = io::retry_on_intr(|| {
             let mut slices = [IoSliceMut::new(&mut bytes)];
-            recvmsg(socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)
+            recvmsg(socket, &mut slices, &mut control, flags)
         })?;
         let (mut sender, mut file) = (None, None);
         for item in control.drain() {

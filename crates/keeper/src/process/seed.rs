@@ -27,7 +27,7 @@ use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, setsid};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::ThreadNameSpaceType;
 use serde::{Deserialize, Serialize};
-use sys::clone::{Signals, reset_signals};
+use sys::clone::{Signals, reset_signals, unblock_signals};
 use sys::fork::{Child, close_all_but, default_signal, fork, ignore_signal};
 
 use crate::process::pod::{self, Birthright};
@@ -99,11 +99,12 @@ fn prepare() -> Prepared {
     let _ = setsid();
     // Whatever the daemon was started with: a container's process undoes what is left of it.
     reset_signals(Signals::changed_now());
+    unblock_signals();
     // The kernel reaps keepers: the seed has nothing to ask of one that has ended.
     ignore_signal(Signal::CHILD);
     ignore_signal(Signal::PIPE);
     // Found out once, for all keepers.
-    let _known = Signals::changed();
+    let _known = (Signals::changed(), sys::scheduling::is_as_begun());
     sys::heap::keep_small();
     let oom_score_adj = protect_from_oom();
     let null = open("/dev/null", OFlags::RDWR).map_err(Refusal::kernel("open /dev/null"));
