@@ -11,7 +11,7 @@
 //!     | <------------------------------- Started{at} ----- |   execve has succeeded
 //!     | -- Exec{container, launch} ----------------------> |   + the launch's files
 //!     | <----------------------- Executing{exec, pid} ---- |   + pidfd, terminal
-//!     | <----------------------- event ExecExited -------- |
+//!     | <----------------------- event ExecExited -------- |   or, of a brief one, both as Executed
 //!     | <----------------------- event ContainerExited --- |   its output is in the log
 //!     | -- Forget{container} ----------------------------> |
 //!     | -- Shutdown -------------------------------------> |   refused while anything lives
@@ -84,6 +84,9 @@ pub(crate) enum Request {
     Exec {
         container: ContainerId,
         launch: Box<executor::plan::ExecLaunch>,
+        /// Whether its start need not be told where its end comes soon.
+        #[serde(default)]
+        brief: bool,
     },
     /// Descriptors: the pipes' ends, in this order.
     Attach {
@@ -136,6 +139,10 @@ pub(crate) enum Reply {
     Executing {
         exec: u32,
         pid: u32,
+    },
+    /// It ran, and has ended; only where that was asked for.
+    Executed {
+        exit: ExitStatus,
     },
     /// Descriptor: a connected socket.
     Dialed {},

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use executor::plan::Window;
 use executor::prepare::{ExecInputs, StdioSource, exec_process, prepare_exec};
-use model::Signal;
+use rustix::buffer::spare_capacity;
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
@@ -74,8 +74,7 @@ impl Execution {
 
     /// Kills all that the command has started; returns when it is gone.
     async fn kill(mut self) {
-        // ESRCH is what was wanted.
-        let _ = sys::pidfd::send_signal(&self.process.pidfd, Signal::KILL.number());
+        self.process.kill();
         if let Some(scope) = self.scope.take() {
             let ended = blocking(move || {
                 scope.end();
@@ -92,8 +91,7 @@ impl Drop for Execution {
     fn drop(&mut self) {
         let scope = self.scope.take();
         if !self.ended {
-            // ESRCH is what was wanted.
-            let _ = sys::pidfd::send_signal(&self.process.pidfd, Signal::KILL.number());
+            self.process.kill();
         }
         match scope {
             Some(scope) if self.ended => scope.leave(),
@@ -104,15 +102,27 @@ impl Drop for Execution {
     }
 }
 
+/// What is wanted of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Its streams, from its start on.
+    Streamed,
+    /// Its end, with all output.
+    Collected {
+        /// Time is limited: its processes can be killed apart from the container's.
+        limited: bool,
+    },
+}
+
 impl Shared {
     /// Starts a command with the given descriptors, or on a terminal, which is then among what the
-    /// execution has. With `apart` its processes can be killed apart from the container's.
+    /// execution has.
     pub(crate) async fn execute(
         &self,
         container: &Arc<Container>,
         command: &[String],
         stdio: StdioSource,
-        apart: bool,
+        kind: Kind,
     ) -> Result<Execution, Error> {
         let live = container.running()?;
         let pod = self.index.pod(container.pod.as_str())?;
@@ -122,9 +132,11 @@ impl Shared {
             let path = container.facts.cgroup.clone();
             move |source| Error::Cgroup { path, action, source }
         };
-        let scope = match apart {
-            true => Some(Scope::take(&live).map_err(failed("divided"))?),
-            false => None,
+        let scope = match kind {
+            Kind::Collected { limited: true } => {
+                Some(Scope::take(&live).map_err(failed("divided"))?)
+            }
+            _ => None,
         };
         let attachment = match &scope {
             Some(scope) => scope.attachment(),
@@ -149,7 +161,13 @@ impl Shared {
         let id = container.id.clone();
         tokio::spawn(async move {
             let executed = {
-                let execute = keeper.exec(&id, prepared.launch, prepared.descriptors);
+                let (launch, files) = (prepared.launch, prepared.descriptors);
+                let execute = async {
+                    match kind {
+                        Kind::Streamed => keeper.exec(&id, launch, files).await,
+                        Kind::Collected { .. } => keeper.exec_briefly(&id, launch, files).await,
+                    }
+                };
                 let mut execute = std::pin::pin!(execute);
                 tokio::select! {
                     executed = &mut execute => executed,
@@ -181,11 +199,12 @@ impl Shared {
         command: &[String],
         limit: Option<Duration>,
     ) -> Result<Option<ExecOutput>, Error> {
-        let (stdout, child_out) = output_pipe()?;
-        let (stderr, child_err) = output_pipe()?;
+        let (stdout, child_out) = unwatched_pipe()?;
+        let (stderr, child_err) = unwatched_pipe()?;
         let files = StdioSource::Files([null()?, child_out, child_err]);
         let mut time_is_up = std::pin::pin!(tokio::time::sleep(limit.unwrap_or(Duration::MAX)));
-        let mut execution = self.execute(container, command, files, limit.is_some()).await?;
+        let kind = Kind::Collected { limited: limit.is_some() };
+        let mut execution = self.execute(container, command, files, kind).await?;
         let room = AtomicUsize::new(OUTPUT_MAX);
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let exit_code = {
@@ -195,6 +214,8 @@ impl Shared {
             let mut read = false;
             let code = loop {
                 tokio::select! {
+                    // First, because nothing need be watched of a command that has ended already.
+                    biased;
                     code = execution.exit_code() => break Some(code),
                     _ = &mut reading, if !read => read = true,
                     () = &mut time_is_up => break None,
@@ -221,24 +242,45 @@ impl Shared {
     }
 }
 
-/// Reads to the end; keeps what there is room for.
-async fn fill(mut from: impl AsyncRead + Unpin, into: &mut Vec<u8>, room: &AtomicUsize) {
-    let mut buffer = vec![0; 16 << 10];
-    while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        let take = |left: usize| Some(left - left.min(count));
+/// Reads to the end; keeps what there is room for. A pipe whose end is there already is never watched.
+async fn fill(from: OwnedFd, into: &mut Vec<u8>, room: &AtomicUsize) {
+    /// As much as a pipe holds.
+    const AT_ONCE: usize = 4;
+    let mut chunk = Vec::with_capacity(16 << 10);
+    let mut keep = |chunk: &mut Vec<u8>| {
+        let take = |left: usize| Some(left - left.min(chunk.len()));
         let before = room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
-        into.extend_from_slice(&buffer[..count.min(before.unwrap_or_default())]);
+        into.extend_from_slice(&chunk[..chunk.len().min(before.unwrap_or_default())]);
+        chunk.clear();
+    };
+    for _ in 0..AT_ONCE {
+        match rustix::io::read(&from, spare_capacity(&mut chunk)) {
+            Ok(0) => return,
+            Ok(_) => keep(&mut chunk),
+            Err(_) => break,
+        }
     }
+    let Ok(mut from) = pipe::Receiver::from_owned_fd_unchecked(from) else { return };
+    while let Ok(1..) = from.read_buf(&mut chunk).await {
+        keep(&mut chunk);
+    }
+}
+
+/// A pipe from a process: the end that we read, which does not wait, and the process's.
+fn unwatched_pipe() -> Result<(OwnedFd, OwnedFd), Error> {
+    let made = pipe_with(PipeFlags::CLOEXEC);
+    let made = made.and_then(|(read, write)| {
+        rustix::io::ioctl_fionbio(&read, true)?;
+        Ok((read, write))
+    });
+    made.map_err(|_| Error::Internal("no pipe can be made"))
 }
 
 /// A pipe from a process: the end that we read, and the process's.
 pub(crate) fn output_pipe() -> Result<(pipe::Receiver, OwnedFd), Error> {
-    let made = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from);
-    let made = made.and_then(|(read, write)| {
-        rustix::io::ioctl_fionbio(&read, true)?;
-        Ok((pipe::Receiver::from_owned_fd_unchecked(read)?, write))
-    });
-    made.map_err(|_| Error::Internal("no pipe can be made"))
+    let (read, write) = unwatched_pipe()?;
+    let read = pipe::Receiver::from_owned_fd_unchecked(read);
+    Ok((read.map_err(|_| Error::Internal("no pipe can be watched"))?, write))
 }
 
 /// A pipe to a process: the end that we write, and the process's.
@@ -269,11 +311,31 @@ mod tests {
 
     #[tokio::test]
     async fn what_there_is_no_room_for_is_read_and_dropped() {
+        let said = |text: &[u8]| {
+            let (read, write) = unwatched_pipe().unwrap();
+            rustix::io::write(&write, text).unwrap();
+            read
+        };
         let room = AtomicUsize::new(5);
         let (mut one, mut two) = (Vec::new(), Vec::new());
-        fill(&b"abc"[..], &mut one, &room).await;
-        fill(&b"defgh"[..], &mut two, &room).await;
+        fill(said(b"abc"), &mut one, &room).await;
+        fill(said(b"defgh"), &mut two, &room).await;
         assert_eq!((one.as_slice(), two.as_slice()), (&b"abc"[..], &b"de"[..]));
         assert_eq!(room.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn what_comes_later_and_in_many_pieces_is_read_too() {
+        let (read, write) = unwatched_pipe().unwrap();
+        let mut collected = Vec::new();
+        let room = AtomicUsize::new(usize::MAX / 2);
+        let writing = tokio::task::spawn_blocking(move || {
+            for _ in 0..100 {
+                rustix::io::write(&write, &[7; 4000]).unwrap();
+            }
+        });
+        fill(read, &mut collected, &room).await;
+        writing.await.unwrap();
+        assert_eq!(collected, [7; 400_000]);
     }
 }

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::error::Error;
-use crate::exec::{Execution, input_pipe, null, output_pipe};
+use crate::exec::{Execution, Kind, input_pipe, null, output_pipe};
 use crate::runtime::Runtime;
 use crate::terminal::Terminal;
 
@@ -20,7 +20,8 @@ impl Sessions for Runtime {
         let container = self.0.index.container(&request.container)?;
         let code = if request.streams.tty {
             let stdio = StdioSource::Terminal(crate::exec::no_window());
-            let mut execution = self.0.execute(&container, &request.command, stdio, false).await?;
+            let mut execution =
+                self.0.execute(&container, &request.command, stdio, Kind::Streamed).await?;
             on_terminal(&mut execution, streams).await?
         } else {
             self.with_pipes(&container, &request.command, streams).await?
@@ -127,7 +128,7 @@ impl Runtime {
             errors = Some((reader, stderr));
         }
         let stdio = StdioSource::Files(files);
-        let mut execution = self.0.execute(container, command, stdio, false).await?;
+        let mut execution = self.0.execute(container, command, stdio, Kind::Streamed).await?;
         let inputs = pump_all(input);
         let outputs = async { tokio::join!(pump_all(output), pump_all(errors)) };
         tokio::pin!(inputs, outputs);

@@ -52,10 +52,6 @@ pub struct Created {
 /// A process that was started in a container.
 #[derive(Debug)]
 pub struct Execution {
-    /// Its id on the host.
-    pub pid: u32,
-    /// It, for signals.
-    pub pidfd: OwnedFd,
     /// Its terminal, where it was given one.
     pub terminal: Option<OwnedFd>,
     end: End,
@@ -63,7 +59,7 @@ pub struct Execution {
 
 #[derive(Debug)]
 enum End {
-    Awaited(oneshot::Receiver<ExitStatus>),
+    Awaited { pidfd: OwnedFd, end: oneshot::Receiver<ExitStatus> },
     Known(ExitStatus),
 }
 
@@ -75,11 +71,19 @@ impl Execution {
     pub async fn exited(&mut self) -> Result<ExitStatus, Error> {
         match &mut self.end {
             End::Known(exit) => Ok(*exit),
-            End::Awaited(end) => {
+            End::Awaited { end, .. } => {
                 let exit = end.await.map_err(|_| Error::Lost { peer: PEER })?;
                 self.end = End::Known(exit);
                 Ok(exit)
             }
+        }
+    }
+
+    /// Kills the process, if it has not ended.
+    pub fn kill(&self) {
+        if let End::Awaited { pidfd, .. } = &self.end {
+            // ESRCH is what was wanted.
+            let _ = pidfd_send_signal(pidfd, Signal::KILL);
         }
     }
 }
@@ -204,14 +208,43 @@ impl Keeper {
         launch: ExecLaunch,
         descriptors: Vec<OwnedFd>,
     ) -> Result<Execution, Error> {
-        let request = Request::Exec { container: container.clone(), launch: Box::new(launch) };
+        self.execute(container, launch, descriptors, false).await
+    }
+
+    /// As [`Keeper::exec`], for a process that may be over in a moment: then it returns when it has
+    /// ended, and not before. That saves both sides half of what they do for it.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn exec_briefly(
+        &self,
+        container: &ContainerId,
+        launch: ExecLaunch,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Execution, Error> {
+        self.execute(container, launch, descriptors, true).await
+    }
+
+    async fn execute(
+        &self,
+        container: &ContainerId,
+        launch: ExecLaunch,
+        descriptors: Vec<OwnedFd>,
+        brief: bool,
+    ) -> Result<Execution, Error> {
+        let (container, launch) = (container.clone(), Box::new(launch));
+        let request = Request::Exec { container, launch, brief };
         let (reply, fds) = self.link.call(request, descriptors).await?;
         let mut fds = fds.into_iter();
-        let (Reply::Executing { exec, pid }, Some(pidfd)) = (reply, fds.next()) else {
-            return Err(Error::Unexpected { peer: PEER });
+        let end = match (reply, fds.next()) {
+            (Reply::Executed { exit }, None) => End::Known(exit),
+            (Reply::Executing { exec, .. }, Some(pidfd)) => {
+                let end = self.link.exec_end(exec).ok_or(Error::Unexpected { peer: PEER })?;
+                End::Awaited { pidfd, end }
+            }
+            _ => return Err(Error::Unexpected { peer: PEER }),
         };
-        let end = self.link.exec_end(exec).ok_or(Error::Unexpected { peer: PEER })?;
-        Ok(Execution { pid, pidfd, terminal: fds.next(), end: End::Awaited(end) })
+        Ok(Execution { terminal: fds.next(), end })
     }
 
     /// Connects pipes to a container's streams: the reading end of what goes to its standard input,

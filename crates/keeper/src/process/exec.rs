@@ -1,6 +1,7 @@
 //! One more process in a container, seen from the keeper. Its streams are the daemon's own.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use executor::launch::{Onlookers, Progress, Spawning, spawn_exec};
 use executor::plan::ExecLaunch;
@@ -15,6 +16,10 @@ use crate::process::poller::{Kind, Poller, Token};
 use crate::process::streams::duplicate;
 use crate::protocol::{ExecStatus, ExitStatus, Refusal, Reply};
 
+/// How long a brief command may take before its start is told, and its output read: twice what one of a
+/// probe takes where processors are slow, and no longer than a writer can be kept waiting.
+const BRIEF: Duration = Duration::from_millis(20);
+
 /// An exec.
 #[derive(Debug)]
 pub(crate) struct Exec {
@@ -25,6 +30,8 @@ pub(crate) struct Exec {
     pid: u32,
     pidfd: Option<OwnedFd>,
     terminal: Option<OwnedFd>,
+    /// Until when only its end is waited for: what it says on its way can be read then.
+    brief: Option<Instant>,
     /// It was made where the container's processes could see it, because none of them can look into it.
     inside: bool,
     /// execve(2) has succeeded or failed, as far as is known here. A process can end before: the
@@ -41,14 +48,18 @@ impl Exec {
     pub(crate) fn start(
         serial: u32,
         container: ContainerId,
-        launch: &ExecLaunch,
-        table: Vec<OwnedFd>,
+        (launch, table): (&ExecLaunch, Vec<OwnedFd>),
         onlookers: Onlookers,
-        hands: (Asker, &Poller),
+        brief: bool,
+        (asker, poller): (Asker, &Poller),
     ) -> Result<Self, Refusal> {
-        let (asker, poller) = hands;
         let spawning = spawn_exec(launch, table, onlookers).map_err(Refusal::Launch)?;
-        if let Err(errno) = watch(&spawning, serial, poller) {
+        let brief = brief && spawning.waits_for_nobody();
+        let watched = match brief {
+            true => poller.readable(&spawning.maker().pidfd, Token::new(Kind::ExecEnd, serial)),
+            false => watch(&spawning, serial, poller),
+        };
+        if let Err(errno) = watched {
             // It has hardly begun, and its end is not long in coming.
             spawning.kill();
             let ended = WaitId::PidFd(spawning.maker().pidfd.as_fd());
@@ -63,6 +74,7 @@ impl Exec {
             pid: 0,
             pidfd: None,
             terminal: None,
+            brief: brief.then(|| Instant::now() + BRIEF),
             inside: onlookers == Onlookers::None,
             settled: false,
             failed: false,
@@ -70,16 +82,32 @@ impl Exec {
         })
     }
 
-    /// The child says how far it is, or has ended. Gives the answer that is due, and how the process
-    /// ended if the daemon thinks that it runs.
+    /// When its start is told, however soon its end may come.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.brief
+    }
+
+    /// The child says how far it is, or has ended, or takes longer than a moment. Gives the answer that is
+    /// due, and how the process ended if the daemon thinks that it runs.
     pub(crate) fn advance(
         &mut self,
         ended: bool,
         poller: &Poller,
     ) -> (Option<Due>, Option<ExitStatus>) {
-        let due = self.advance_launch(poller);
+        let was_brief = self.brief.take().is_some();
+        if let Some(spawning) = &self.spawning {
+            match was_brief {
+                true => poller.ignore(&spawning.maker().pidfd),
+                false => poller.ignore(spawning.as_fd()),
+            }
+        }
+        let over = was_brief && ended;
+        let mut due = self.advance_launch(over, poller);
         let Some(pidfd) = self.pidfd.take() else { return (due, None) };
         let exit = if self.settled { reap(pidfd.as_fd()) } else { None };
+        if let Some(exit) = exit.filter(|_| over) {
+            due = self.answer(Ok(Reply::Executed { exit })).or(due);
+        }
         if exit.is_some() || ended && !self.settled {
             // It would be announced without end.
             poller.ignore(&pidfd);
@@ -90,10 +118,10 @@ impl Exec {
         (due, exit.filter(|_| self.executed))
     }
 
-    fn advance_launch(&mut self, poller: &Poller) -> Option<Due> {
+    /// Where the process is `over` its end is the answer, and not its start.
+    fn advance_launch(&mut self, over: bool, poller: &Poller) -> Option<Due> {
         let mut due = None;
         let mut spawning = self.spawning.take()?;
-        poller.ignore(spawning.as_fd());
         loop {
             match spawning.advance() {
                 Progress::Pending => {
@@ -116,7 +144,9 @@ impl Exec {
                 }
                 Progress::Executed => {
                     self.settled = true;
-                    due = self.answer_executing().or(due);
+                    if !over {
+                        due = self.answer_executing().or(due);
+                    }
                 }
                 Progress::Failed(failure) => {
                     (self.settled, self.failed) = (true, true);

@@ -22,8 +22,6 @@ use crate::wire::PACKET_MAX;
 
 /// How long the big buffer is kept after it was needed.
 const BUFFER_KEPT: Duration = Duration::from_secs(1);
-/// How many messages of the daemon are taken before everything else gets its turn.
-const MESSAGES_AT_ONCE: usize = 16;
 
 /// What a keeper is born with.
 #[derive(Debug)]
@@ -218,13 +216,12 @@ impl Pod {
     }
 
     fn on_connection(&mut self, owner: u32) {
-        for _ in 0..MESSAGES_AT_ONCE {
-            let Some(connection) = self.connection.as_mut().filter(|it| it.serial() == owner)
-            else {
-                break;
-            };
-            connection.flush(&self.poller);
-            let Some(received) = connection.receive() else { break };
+        let Some(connection) = self.connection.as_mut().filter(|it| it.serial() == owner) else {
+            return;
+        };
+        connection.flush(&self.poller);
+        // One at a time: where there are more the poller says so, and everything else gets its turn.
+        if let Some(received) = connection.receive() {
             self.on_received(owner, received);
         }
     }
@@ -280,7 +277,8 @@ impl Pod {
         let dials = self.dials.values().map(Dial::deadline);
         let buffer = self.buffer_used.map(|used| used + BUFFER_KEPT);
         let held = self.held.iter().map(|held| held.until);
-        containers.chain(dials).chain(buffer).chain(held).min()
+        let execs = self.execs.values().filter_map(Exec::deadline);
+        containers.chain(dials).chain(buffer).chain(held).chain(execs).min()
     }
 
     /// What is due after every turn.
@@ -301,6 +299,11 @@ impl Pod {
         }
         events.into_iter().for_each(|event| self.tell(event));
         self.containers.retain(|_, container| !container.is_over());
+        let is_late = |exec: &Exec| exec.deadline().is_some_and(|deadline| deadline <= now);
+        let late = self.execs.iter().filter(|(_, exec)| is_late(exec)).map(|(serial, _)| *serial);
+        for serial in late.collect::<Vec<_>>() {
+            self.on_exec(serial, false);
+        }
         self.execs.retain(|_, exec| !exec.is_over());
         self.start_held(now);
         let late: Vec<u32> =

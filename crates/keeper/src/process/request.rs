@@ -75,7 +75,9 @@ impl Pod {
                 self.create(asker, container, *launch, stdio, fds)
             }
             Request::Start { container } => self.start(asker, &container),
-            Request::Exec { container, launch } => self.exec(asker, container, &launch, fds),
+            Request::Exec { container, launch, brief } => {
+                self.exec(asker, container, &launch, fds, brief)
+            }
             Request::Attach { container, stdin, stdout, stderr } => {
                 let ends = client_ends([stdin, stdout, stderr], fds)?;
                 let streams = &mut find(&mut self.containers, &container)?.streams;
@@ -203,13 +205,14 @@ impl Pod {
         container: ContainerId,
         launch: &ExecLaunch,
         fds: Vec<OwnedFd>,
+        brief: bool,
     ) -> Done {
         if !find(&mut self.containers, &container)?.is_alive() {
             return Err(Refusal::state(&container, "does not run"));
         }
         let serial = self.next_serial();
         let hands = (asker, &self.poller);
-        let exec = Exec::start(serial, container, launch, fds, self.onlookers, hands)?;
+        let exec = Exec::start(serial, container, (launch, fds), self.onlookers, brief, hands)?;
         self.execs.insert(serial, exec);
         Ok(None)
     }

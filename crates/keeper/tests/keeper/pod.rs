@@ -283,19 +283,40 @@ pub(crate) fn exec_launch(
     (launch, table)
 }
 
+/// What is heard of a process first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Heard {
+    Start,
+    /// If that comes soon.
+    End,
+}
+
 impl Pod {
-    /// Runs a command in a container; gives its output and how it ended.
+    /// Starts a process in a container.
+    pub(crate) async fn begin(
+        &self,
+        id: &ContainerId,
+        heard: Heard,
+        (launch, table): (ExecLaunch, Vec<OwnedFd>),
+    ) -> Result<keeper::Execution, keeper::Error> {
+        match heard {
+            Heard::Start => self.keeper.exec(id, launch, table).await,
+            Heard::End => self.keeper.exec_briefly(id, launch, table).await,
+        }
+    }
+
+    /// Runs a command in the first container; gives its output and how it ended.
     pub(crate) async fn exec(
         &self,
         id: &ContainerId,
-        place: usize,
+        heard: Heard,
         args: &[&str],
     ) -> Result<(String, ExitStatus), keeper::Error> {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let null = || -> OwnedFd { File::open("/dev/null").unwrap().into() };
         let files = [null(), write, null()];
-        let (launch, table) = exec_launch(args, &self.inits[place], Some(files));
-        let mut execution = self.keeper.exec(id, launch, table).await?;
+        let launch = exec_launch(args, &self.inits[0], Some(files));
+        let mut execution = self.begin(id, heard, launch).await?;
         let exit = tokio::time::timeout(PATIENCE, execution.exited()).await.unwrap()?;
         let output = std::io::read_to_string(File::from(read)).unwrap();
         Ok((output, exit))

@@ -12,7 +12,7 @@ use keeper::{ContainerPhase, Error, Refusal, Seed, Stdio, TerminalSize};
 use model::ContainerId;
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::pod::{PATIENCE, Pod, Wish, append_to, exec_launch, lines};
+use crate::pod::{Heard, PATIENCE, Pod, Wish, append_to, exec_launch, lines};
 
 /// Reads on a thread of its own until the end.
 async fn read_all(file: OwnedFd) -> String {
@@ -58,29 +58,66 @@ pub(crate) async fn exits_are_reported(seed: Arc<Seed>) {
 pub(crate) async fn exec_runs_and_reports(seed: Arc<Seed>) {
     let mut pod = Pod::new(&seed).await;
     let id = pod.run("log", &["sleep", "60000"]).await;
-    let (output, exit) = pod.exec(&id, 0, &["out", "inside\n", "exit", "3"]).await.unwrap();
-    assert_eq!((output.as_str(), exit.code), ("inside\n", 3));
-    let (_, exit) = pod.exec(&id, 0, &["raise", "15", "sleep", "9000"]).await.unwrap();
-    assert_eq!((exit.code, exit.signal), (143, Some(15)));
-    let missing = pod.exec(&id, 0, &["/no/such/program"]).await.unwrap_err();
-    let Error::Refused(Refusal::Launch(failure)) = missing else { panic!("{missing}") };
-    assert_eq!(failure.step, Step::Execute);
-    // Many at once, each answered with its own.
-    let pod = &pod;
-    let id = &id;
-    let all = (0..20).map(|number| async move {
-        let text = format!("number {number}");
-        let number = number.to_string();
-        let (output, exit) = pod.exec(id, 0, &["out", &text, "exit", &number]).await.unwrap();
-        assert_eq!((output, exit.code.to_string()), (text, number));
-    });
-    let mut all: Vec<_> = all.map(Box::pin).collect();
-    std::future::poll_fn(|context| {
-        all.retain_mut(|one| one.as_mut().poll(context).is_pending());
-        if all.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-    })
-    .await;
-    // A process that could not execute its program is still on its way out when that is answered.
+    for heard in [Heard::Start, Heard::End] {
+        let run = |args| pod.exec(&id, heard, args);
+        let (output, exit) = run(&["out", "inside\n", "exit", "3"]).await.unwrap();
+        assert_eq!((output.as_str(), exit.code), ("inside\n", 3));
+        // Longer than a moment.
+        let (output, exit) = run(&["out", "slow", "sleep", "200", "exit", "4"]).await.unwrap();
+        assert_eq!((output.as_str(), exit.code), ("slow", 4));
+        let (_, exit) = run(&["raise", "15", "sleep", "9000"]).await.unwrap();
+        assert_eq!((exit.code, exit.signal), (143, Some(15)));
+        let missing = run(&["/no/such/program"]).await.unwrap_err();
+        let Error::Refused(Refusal::Launch(failure)) = missing else { panic!("{missing}") };
+        assert_eq!(failure.step, Step::Execute);
+        // Many at once, each answered with its own.
+        let (pod, id) = (&pod, &id);
+        let all = (0..20).map(|number| async move {
+            let text = format!("number {number}");
+            let number = number.to_string();
+            let args = &["out", &text, "exit", &number];
+            let (output, exit) = pod.exec(id, heard, args).await.unwrap();
+            assert_eq!((output, exit.code.to_string()), (text, number));
+        });
+        let mut all: Vec<_> = all.map(Box::pin).collect();
+        std::future::poll_fn(|context| {
+            all.retain_mut(|one| one.as_mut().poll(context).is_pending());
+            if all.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        })
+        .await;
+        // A process that could not execute its program is still on its way out when that is answered.
+        let deadline = Instant::now() + PATIENCE;
+        while !pod.keeper.status().await.unwrap().execs.is_empty() {
+            assert!(Instant::now() < deadline, "an exec stays listed");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+pub(crate) async fn a_start_that_took_long_is_heard_of(seed: Arc<Seed>) {
+    let mut pod = Pod::new(&seed).await;
+    let id = pod.run("log", &["sleep", "60000"]).await;
+    let begin = || {
+        let launch = exec_launch(&["sleep", "60000"], pod.init(0), None);
+        pod.begin(&id, Heard::End, launch)
+    };
+    // It does not end, and can be ended.
+    let mut execution = tokio::time::timeout(PATIENCE, begin()).await.unwrap().unwrap();
+    assert_eq!(pod.keeper.status().await.unwrap().execs.len(), 1);
+    execution.kill();
+    assert_eq!(execution.exited().await.unwrap().code, 137);
+    // Its container does, while nothing is heard of it.
+    let mut execution = std::pin::pin!(begin());
+    let soon = Duration::from_millis(3);
+    let begun = tokio::time::timeout(soon, &mut execution).await;
+    pod.kill(0);
+    let begun = match begun {
+        Ok(begun) => begun,
+        Err(_) => tokio::time::timeout(PATIENCE, execution).await.unwrap(),
+    };
+    if let Ok(mut execution) = begun {
+        assert_eq!(execution.exited().await.unwrap().code, 137);
+    }
     let deadline = Instant::now() + PATIENCE;
     while !pod.keeper.status().await.unwrap().execs.is_empty() {
         assert!(Instant::now() < deadline, "an exec stays listed");
@@ -112,13 +149,15 @@ fn neighbours(pid: u32) -> usize {
 pub(crate) async fn an_onlooker_meets_no_process_on_its_way(seed: Arc<Seed>) {
     let short = Duration::from_millis(200);
     // One that takes its time, and one that would take for ever.
-    for goes_on in [true, false] {
+    let ways =
+        [(true, Heard::Start), (false, Heard::Start), (true, Heard::End), (false, Heard::End)];
+    for (goes_on, heard) in ways {
         let mut pod = Pod::new(&seed).await;
         let wish = Wish { args: &["sleep", "60000"], ..Wish::default() };
         let (id, pid) = pod.try_create(wish).await.unwrap();
         pod.keeper.start(&id).await.unwrap();
         let (launch, table, read) = held(&pod.inits[0]);
-        let mut hanging = Box::pin(pod.keeper.exec(&id, launch, table));
+        let mut hanging = Box::pin(pod.begin(&id, heard, (launch, table)));
         assert!(tokio::time::timeout(short, &mut hanging).await.is_err());
         assert_eq!(neighbours(pid), 2, "with nobody to see it, it is born inside");
         let wish = Wish { args: &["sleep", "60000"], onlooker: true, ..Wish::default() };
@@ -144,7 +183,7 @@ pub(crate) async fn an_onlooker_meets_no_process_on_its_way(seed: Arc<Seed>) {
         }
         for (id, init) in [(&id, &pod.inits[0]), (&onlooker, &created.pidfd)] {
             let (launch, table, read) = held(init);
-            let mut hanging = Box::pin(pod.keeper.exec(id, launch, table));
+            let mut hanging = Box::pin(pod.begin(id, heard, (launch, table)));
             assert!(tokio::time::timeout(short, &mut hanging).await.is_err());
             assert_eq!(neighbours(pid), 1, "it stays out of sight");
             rustix::io::read(&read, &mut vec![0; 1 << 20]).unwrap();

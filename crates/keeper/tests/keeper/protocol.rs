@@ -11,7 +11,7 @@ use rustix::net::{
     send, socket_with,
 };
 
-use crate::pod::{PATIENCE, Pod, Wish, append_to, lines};
+use crate::pod::{Heard, PATIENCE, Pod, Wish, append_to, lines};
 
 pub(crate) async fn a_new_daemon_finds_everything(seed: Arc<Seed>) {
     let mut pod = Pod::new(&seed).await;
@@ -19,7 +19,7 @@ pub(crate) async fn a_new_daemon_finds_everything(seed: Arc<Seed>) {
     let runs = pod.run("runs", &["slow", "300", "sleep", "60000"]).await;
     let waits = pod.create(Wish { args: &["exit", "0"], ..Wish::default() }).await;
     let (launch, table) = crate::pod::exec_launch(&["sleep", "60000"], pod.init(1), None);
-    let execution = pod.keeper.exec(&runs, launch, table).await.unwrap();
+    let _execution = pod.keeper.exec(&runs, launch, table).await.unwrap();
     // The old daemon dies; a container ends and another writes while nobody is there.
     let socket = pod.socket();
     let (keeper, _) = (pod.keeper.pid(), pod.keeper.version());
@@ -50,7 +50,8 @@ pub(crate) async fn a_new_daemon_finds_everything(seed: Arc<Seed>) {
     assert!(matches!(state(&runs), ContainerPhase::Running { .. }));
     assert_eq!(*state(&waits), ContainerPhase::Created);
     assert_eq!(status.execs.len(), 1);
-    assert_eq!(status.execs[0].pid, execution.pid);
+    let made_by = std::fs::read_to_string(format!("/proc/{}/status", status.execs[0].pid)).unwrap();
+    assert!(made_by.contains(&format!("\nPPid:\t{keeper}\n")), "{made_by}");
     for (name, count) in logs {
         let logged = lines(&pod.log_path(name));
         let wanted: Vec<_> = (0..count).map(|line| format!("stdout F line {line}")).collect();
@@ -72,7 +73,7 @@ pub(crate) async fn yesterdays_keeper_is_driven(seed: Arc<Seed>) {
     let mut pod = Pod::with(&seed, sandbox).await;
     assert_eq!(pod.keeper.version(), 1);
     let id = pod.run("log", &["out", "hello\n", "sleep", "60000"]).await;
-    let (output, exit) = pod.exec(&id, 0, &["out", "exec", "exit", "4"]).await.unwrap();
+    let (output, exit) = pod.exec(&id, Heard::Start, &["out", "exec", "exit", "4"]).await.unwrap();
     assert_eq!((output.as_str(), exit.code), ("exec", 4));
     let status = pod.keeper.status().await.unwrap();
     assert!(matches!(status.containers[0].state, ContainerPhase::Running { .. }));
@@ -173,7 +174,7 @@ pub(crate) async fn a_killed_keeper_is_noticed(seed: Arc<Seed>) {
     assert!(matches!(lost, Err(Error::Lost { .. })), "{lost:?}");
     let gone = Keeper::connect(&pod.socket()).await.unwrap_err();
     assert!(matches!(gone, Error::Socket { .. }), "{gone}");
-    rustix::process::pidfd_send_signal(&execution.pidfd, rustix::process::Signal::KILL).unwrap();
+    execution.kill();
 }
 
 pub(crate) async fn a_killed_seed_is_replaced(_: Arc<Seed>) {
