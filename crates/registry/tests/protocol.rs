@@ -286,7 +286,7 @@ async fn nobody_listening_is_unavailable_at_once() {
     assert_eq!(error.kind(), Kind::Unavailable);
     assert!(matches!(error.attempts()[0].failure, Failure::Connect(_)));
     assert!(error.to_string().contains(&nobody), "{error}");
-    assert!(started.elapsed() < Duration::from_millis(500));
+    assert!(started.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test]

@@ -64,14 +64,14 @@ fn removal_waits_for_the_last_process_and_no_longer() {
         let fixture = Fixture::new(&hierarchy, "remove");
         let child_path = fixture.cgroup.path().join("child").unwrap();
         let below = hierarchy.create(&child_path).unwrap().cgroup;
-        let mut child = spawn_in(&below, "echo in; read -t 0.3; exit 0");
+        let mut child = spawn_in(&below, "echo in; read -t 2; exit 0");
         await_line(&mut child, "in");
         let begin = Instant::now();
         let early = fixture.cgroup.remove(Duration::from_millis(20)).unwrap_err();
         assert!(matches!(early, Error::TimedOut { awaited: "empty", .. }), "{early}");
-        assert!(begin.elapsed() < Duration::from_millis(250));
+        assert!(begin.elapsed() < Duration::from_millis(1500));
         fixture.cgroup.remove(PATIENCE).unwrap();
-        assert!(begin.elapsed() < Duration::from_secs(2));
+        assert!(begin.elapsed() < Duration::from_secs(12));
         assert!(!below.exists() && !fixture.cgroup.exists());
         child.wait().unwrap();
         fixture.cgroup.remove(PATIENCE).unwrap();

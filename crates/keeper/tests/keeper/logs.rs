@@ -13,6 +13,9 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::pod::{PATIENCE, Pod, Wish, append_to, lines, tmpfs};
 
+/// Long for what waits for nobody on however busy a machine.
+const SOON: Duration = Duration::from_secs(10);
+
 pub(crate) async fn lines_are_tagged(seed: Arc<Seed>) {
     let mut pod = Pod::new(&seed).await;
     let log = pod.log_path("log");
@@ -81,7 +84,7 @@ pub(crate) async fn a_full_disk_stops_nobody(seed: Arc<Seed>) {
     let start = Instant::now();
     let neighbour = pod.run("neighbour", &["lines", "1000"]).await;
     assert_eq!(pod.end_of(&neighbour).await.code, 0);
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
     assert_eq!(lines(&pod.log_path("neighbour")).len(), 1000);
     // With room again, lines are written again.
     pod.keeper.reopen_log(&flooding, file_on(&disk, "next")).await.unwrap();
@@ -129,12 +132,12 @@ pub(crate) async fn a_hanging_disk_stops_its_own_container_alone(seed: Arc<Seed>
     let start = Instant::now();
     let neighbour = pod.run("neighbour", &["lines", "100000"]).await;
     assert_eq!(pod.end_of(&neighbour).await.code, 0);
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
     // Its end is reported all the same, though its last words cannot be written.
     let start = Instant::now();
     pod.kill(0);
     assert_eq!(pod.end_of(&stuck).await.code, 137);
-    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
     // The disk comes back: everything is written after all, and in whole lines.
     let last = pod.keeper.status().await.unwrap().containers[0].log.unwrap();
     pod.keeper.forget(&stuck).await.unwrap();
@@ -151,12 +154,12 @@ pub(crate) async fn late_words_do_not_delay_the_end(seed: Arc<Seed>) {
     let log = Some(append_to(&pod.log_path("log")));
     let pid = Some(shared.namespace);
     let id = pod
-        .create(Wish { args: &["out", "early\n", "hold", "1500"], log, pid, ..Wish::default() })
+        .create(Wish { args: &["out", "early\n", "hold", "4000"], log, pid, ..Wish::default() })
         .await;
     pod.keeper.start(&id).await.unwrap();
     let start = Instant::now();
     assert_eq!(pod.end_of(&id).await.code, 0);
-    assert!(start.elapsed() < Duration::from_millis(1000), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     assert_eq!(lines(&pod.log_path("log")), ["stdout F early"]);
     let deadline = Instant::now() + PATIENCE;
     while lines(&pod.log_path("log")).len() < 2 {

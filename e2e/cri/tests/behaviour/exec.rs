@@ -119,7 +119,7 @@ async fn a_caller_that_leaves_takes_its_command_along(cri: Cri) {
         cmd: ["sh", "-c", "touch /began; sleep 1111"].map(str::to_owned).into(),
         timeout: 60,
     });
-    request.set_timeout(Duration::from_millis(500));
+    request.set_timeout(Duration::from_secs(2));
     cri.runtime().exec_sync(request).await.unwrap_err();
     assert_eq!(container.sh("ls /began").await, "/began");
     e2e_cri::client::eventually("the end of the command", async || {
