@@ -24,6 +24,8 @@ impl Bench {
             let before = Census::now()?;
             let kernel = self.kernel_memory(&peer);
             let mut pods: Vec<Pod> = Vec::new();
+            // What the later ones are held against, measured in the same way.
+            self.one_more(&peer, 0).await?;
             for size in self.plan.crowds.clone() {
                 let more = self.start_many(&peer, pods.len()..size, 4).await?;
                 pods.extend(more.into_iter().map(|(pod, _)| pod));
