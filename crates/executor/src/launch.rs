@@ -40,6 +40,7 @@ use rustix::process::{
 use rustix::thread::ThreadNameSpaceType;
 use sys::clone::{Birth, Signals, clone, has_one_thread};
 use sys::fork::Child;
+use sys::scheduling::is_as_begun;
 
 use self::report::Report;
 use crate::failure::{During, Failure, Step};
@@ -199,7 +200,8 @@ fn start(
     }
     let (ours, theirs) = report::pair(release != Release::NotNeeded).during(Step::Clone)?;
     let birth = Birth { namespaces, cgroup, sibling: false };
-    let changed = Signals::changed();
+    // Asked here, and not where it would be the container's files that answer.
+    let (changed, _known) = (Signals::changed(), is_as_begun());
     let body = || {
         child::quiet(changed);
         match run(&theirs) {

@@ -22,7 +22,8 @@
 //! none before Hello. A connection replaces the one before it.
 //!
 //! Fields are only ever added, with a default; both sides skip what they do not know. A request
-//! that the keeper cannot read is refused as [`Refusal::Malformed`].
+//! that the keeper cannot read is refused as [`Refusal::Malformed`]. A keeper that skips `brief` tells the
+//! start of a command, as it does of one that takes long.
 //!
 //! | version | adds |
 //! |---|---|

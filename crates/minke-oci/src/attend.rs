@@ -61,12 +61,18 @@ pub(crate) fn attend(
     }
 }
 
-/// The exit code of a child that has ended, or is about to.
+/// The exit code of a child that has ended, or is about to. One that has asked to be traced is told
+/// whenever it stops, too, whatever is asked for.
 pub(crate) fn reap(process: BorrowedFd<'_>) -> Result<u8, Failure> {
     let wait = || waitid(WaitId::PidFd(process), WaitIdOptions::EXITED);
-    let status =
-        rustix::io::retry_on_intr(wait).map_err(Failure::kernel("wait for the process"))?;
-    let Some(status) = status else { return Ok(255) };
+    let status = loop {
+        let status = rustix::io::retry_on_intr(wait);
+        let status = status.map_err(Failure::kernel("wait for the process"))?;
+        let Some(status) = status else { return Ok(255) };
+        if !status.trapped() {
+            break status;
+        }
+    };
     let code = match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => code,
         (None, Some(signal)) => 128 + signal,

@@ -181,7 +181,13 @@ impl Shared {
             let executed = match executed {
                 Ok(process) => Ok(Execution { process, scope, ended: false }),
                 Err(source) => {
-                    scope.into_iter().for_each(Scope::leave);
+                    match (scope, &source) {
+                        // Of a lost keeper's nobody knows whether it runs.
+                        (Some(scope), keeper::Error::Lost { .. }) => {
+                            drop(tokio::task::spawn_blocking(move || scope.end()));
+                        }
+                        (scope, _) => scope.into_iter().for_each(Scope::leave),
+                    }
                     let action = "execute the command";
                     Err(Error::Keeper { pod: pod.id.clone(), action, source })
                 }
@@ -209,7 +215,7 @@ impl Shared {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let exit_code = {
             let mut reading = std::pin::pin!(async {
-                tokio::join!(fill(stdout, &mut out, &room), fill(stderr, &mut err, &room))
+                tokio::try_join!(fill(stdout, &mut out, &room), fill(stderr, &mut err, &room))
             });
             let mut read = false;
             let code = loop {
@@ -217,8 +223,12 @@ impl Shared {
                     // First, because nothing need be watched of a command that has ended already.
                     biased;
                     code = execution.exit_code() => break Some(code),
-                    _ = &mut reading, if !read => read = true,
+                    // Before what an endless writer keeps busy.
                     () = &mut time_is_up => break None,
+                    done = &mut reading, if !read => {
+                        done?;
+                        read = true;
+                    }
                 }
             };
             let Some(code) = code else {
@@ -227,7 +237,8 @@ impl Shared {
             };
             if !read {
                 // A child that it left behind may hold the pipes for ever.
-                let _ = tokio::time::timeout(self.config.drain, reading).await;
+                let read = tokio::time::timeout(self.config.drain, reading).await;
+                read.unwrap_or(Ok(Default::default()))?;
             }
             code.map_err(|source| Error::Keeper {
                 pod: container.pod.clone(),
@@ -243,7 +254,7 @@ impl Shared {
 }
 
 /// Reads to the end; keeps what there is room for. A pipe whose end is there already is never watched.
-async fn fill(from: OwnedFd, into: &mut Vec<u8>, room: &AtomicUsize) {
+async fn fill(from: OwnedFd, into: &mut Vec<u8>, room: &AtomicUsize) -> Result<(), Error> {
     /// As much as a pipe holds.
     const AT_ONCE: usize = 4;
     let mut chunk = Vec::with_capacity(16 << 10);
@@ -255,15 +266,16 @@ async fn fill(from: OwnedFd, into: &mut Vec<u8>, room: &AtomicUsize) {
     };
     for _ in 0..AT_ONCE {
         match rustix::io::read(&from, spare_capacity(&mut chunk)) {
-            Ok(0) => return,
+            Ok(0) => return Ok(()),
             Ok(_) => keep(&mut chunk),
             Err(_) => break,
         }
     }
-    let Ok(mut from) = pipe::Receiver::from_owned_fd_unchecked(from) else { return };
+    let mut from = watched(from)?;
     while let Ok(1..) = from.read_buf(&mut chunk).await {
         keep(&mut chunk);
     }
+    Ok(())
 }
 
 /// A pipe from a process: the end that we read, which does not wait, and the process's.
@@ -279,8 +291,12 @@ fn unwatched_pipe() -> Result<(OwnedFd, OwnedFd), Error> {
 /// A pipe from a process: the end that we read, and the process's.
 pub(crate) fn output_pipe() -> Result<(pipe::Receiver, OwnedFd), Error> {
     let (read, write) = unwatched_pipe()?;
+    Ok((watched(read)?, write))
+}
+
+fn watched(read: OwnedFd) -> Result<pipe::Receiver, Error> {
     let read = pipe::Receiver::from_owned_fd_unchecked(read);
-    Ok((read.map_err(|_| Error::Internal("no pipe can be watched"))?, write))
+    read.map_err(|_| Error::Internal("no pipe can be watched"))
 }
 
 /// A pipe to a process: the end that we write, and the process's.
@@ -318,8 +334,8 @@ mod tests {
         };
         let room = AtomicUsize::new(5);
         let (mut one, mut two) = (Vec::new(), Vec::new());
-        fill(said(b"abc"), &mut one, &room).await;
-        fill(said(b"defgh"), &mut two, &room).await;
+        fill(said(b"abc"), &mut one, &room).await.unwrap();
+        fill(said(b"defgh"), &mut two, &room).await.unwrap();
         assert_eq!((one.as_slice(), two.as_slice()), (&b"abc"[..], &b"de"[..]));
         assert_eq!(room.load(Ordering::Relaxed), 0);
     }
@@ -334,7 +350,7 @@ mod tests {
                 rustix::io::write(&write, &[7; 4000]).unwrap();
             }
         });
-        fill(read, &mut collected, &room).await;
+        fill(read, &mut collected, &room).await.unwrap();
         writing.await.unwrap();
         assert_eq!(collected, [7; 400_000]);
     }

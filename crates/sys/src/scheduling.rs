@@ -99,3 +99,36 @@ fn has_all_processors() -> bool {
     let online = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
     sched_getaffinity(None).is_ok_and(|own: CpuSet| i64::from(own.count()) >= online)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each sets its own thread's.
+    #[test]
+    fn what_a_thread_was_given_is_noticed() {
+        let as_begun = || (has_default_policy(), has_default_io_priority(), has_all_processors());
+        let on_a_thread = |change: fn()| {
+            std::thread::spawn(move || {
+                change();
+                as_begun()
+            })
+            .join()
+            .unwrap()
+        };
+        assert_eq!(on_a_thread(|| ()), (true, true, true));
+        let nice = on_a_thread(|| set_policy(Policy { nice: 7, ..Policy::default() }).unwrap());
+        assert!(!nice.0 && nice.2);
+        // The idle class.
+        let idle = on_a_thread(|| set_io_priority(3 << 13).unwrap());
+        assert_eq!(idle, (true, false, true));
+        let bound = on_a_thread(|| {
+            let mut first = CpuSet::new();
+            first.set(0);
+            rustix::thread::sched_setaffinity(None, &first).unwrap();
+        });
+        // A machine of one processor has no fewer.
+        let one = std::thread::available_parallelism().is_ok_and(|all| all.get() == 1);
+        assert_eq!(bound, (true, true, one));
+    }
+}

@@ -131,7 +131,7 @@ pub(super) fn read_plan<T: DeserializeOwned>(
     serde_json::from_slice(&bytes).map_err(|_| Failure::new(Step::Plan, Errno::BADMSG))
 }
 
-/// Reads a file that is sealed, from its beginning. Nobody's position is moved: other processes read the
+/// Reads a file that does not change, from its beginning. Nobody's position is moved: other processes read the
 /// same open file at the same time, as they do a filter that is shared.
 pub(super) fn read_all(file: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
     let size = usize::try_from(fstat(file)?.st_size).map_err(|_| Errno::FBIG)?;

@@ -2,9 +2,9 @@
 //!
 //! Both ends are the same program, so the form is free to change: one SOCK_SEQPACKET message is a
 //! byte of kind and what belongs to it. The end of file says that execve(2) has closed the last
-//! copy of the other end. The kernel adds the sender's pid: where a hostile neighbour in a shared
-//! PID namespace could take over the last process and speak for it, only the first process is believed
-//! about pids: where there are several, no container ever sees that one.
+//! copy of the other end. Where there are several processes the kernel adds the sender's pid: a hostile
+//! neighbour in a shared PID namespace could take over the last one and speak for it. Only the first is
+//! believed about pids, and no container ever sees that one.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;

@@ -7,7 +7,7 @@ use executor::launch::{Progress, Spawning, spawn};
 use executor::plan::{self, Handle, Launch};
 use executor::{Failure, Step};
 use model::{ContainerId, Timestamp};
-use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
 
 use crate::process::connection::Asker;
 use crate::process::log::Log;
@@ -125,20 +125,17 @@ impl Container {
     }
 
     /// The child says how far it is, or the init has ended.
-    pub(crate) fn advance(&mut self, ended: bool, poller: &Poller) -> Vec<Due> {
+    pub(crate) fn advance(&mut self, poller: &Poller) -> Vec<Due> {
         // What it said before it ended comes first.
         let due = self.advance_launch(poller);
         let Some(pidfd) = self.pidfd.take() else { return due };
         let may_end = self.settled || !self.starting;
         let exit = if may_end { reap(pidfd.as_fd()) } else { None };
-        if exit.is_some() || ended && !may_end {
-            // It would be announced without end.
-            poller.ignore(&pidfd);
-        }
         let Some(mut exit) = exit else {
             self.pidfd = Some(pidfd);
             return due;
         };
+        poller.ignore(&pidfd);
         if self.start_failed {
             (exit.code, exit.signal) = (START_FAILED, None);
         }
@@ -201,7 +198,7 @@ impl Container {
         poller: &Poller,
     ) -> rustix::io::Result<Vec<OwnedFd>> {
         self.pid = waiting.pid.as_raw_nonzero().get().unsigned_abs();
-        poller.readable(&waiting.pidfd, Token::new(Kind::Init, self.serial))?;
+        poller.end(&waiting.pidfd, Token::new(Kind::Init, self.serial))?;
         let copy = duplicate(&waiting.pidfd)?;
         self.pidfd = Some(waiting.pidfd);
         if let Some(terminal) = waiting.terminal {
@@ -288,9 +285,9 @@ impl Container {
 
     /// Whether its init has ended, though that was not noticed yet.
     fn has_ended(&self) -> bool {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        let ended = |pidfd: &OwnedFd| waitid(WaitId::PidFd(pidfd.as_fd()), options);
-        self.pidfd.as_ref().is_some_and(|pidfd| matches!(ended(pidfd), Ok(Some(_))))
+        let ended =
+            |pidfd: &OwnedFd| matches!(wait(pidfd.as_fd(), WaitIdOptions::NOWAIT), Ok(Some(_)));
+        self.pidfd.as_ref().is_some_and(ended)
     }
 
     /// Whether the daemon still hears of it.
@@ -333,11 +330,18 @@ impl Container {
     }
 }
 
-/// How a child has ended; none if it has not.
+/// Whether a child has ended, and how. One that has asked to be traced (PTRACE_TRACEME) is told to its
+/// parent whenever it stops, too, whatever is asked for.
+fn wait(pidfd: BorrowedFd<'_>, more: WaitIdOptions) -> rustix::io::Result<Option<WaitIdStatus>> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | more;
+    let status = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(pidfd), options))?;
+    Ok(status.filter(|status| status.exited() || status.killed() || status.dumped()))
+}
+
+/// How a child has ended; none if it has not, or another process traces it.
 pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> Option<ExitStatus> {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
     let at = Timestamp::now();
-    let status = match rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(pidfd), options)) {
+    let status = match wait(pidfd, WaitIdOptions::empty()) {
         Ok(status) => status?,
         // Nobody else waits for it. If it happened, this would be an end that nobody saw.
         Err(_) => return Some(ExitStatus { code: 255, signal: None, at }),

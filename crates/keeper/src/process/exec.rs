@@ -56,7 +56,7 @@ impl Exec {
         let spawning = spawn_exec(launch, table, onlookers).map_err(Refusal::Launch)?;
         let brief = brief && spawning.waits_for_nobody();
         let watched = match brief {
-            true => poller.readable(&spawning.maker().pidfd, Token::new(Kind::ExecEnd, serial)),
+            true => poller.end(&spawning.maker().pidfd, Token::new(Kind::ExecEnd, serial)),
             false => watch(&spawning, serial, poller),
         };
         if let Err(errno) = watched {
@@ -66,12 +66,13 @@ impl Exec {
             let _reaped = retry_on_intr(|| waitid(ended.clone(), WaitIdOptions::EXITED));
             return Err(Refusal::Launch(Failure::new(Step::Clone, errno)));
         }
+        let pid = if brief { spawning.first().as_raw_nonzero().get().unsigned_abs() } else { 0 };
         Ok(Self {
             serial,
             container,
             spawning: Some(spawning),
             asker: Some(asker),
-            pid: 0,
+            pid,
             pidfd: None,
             terminal: None,
             brief: brief.then(|| Instant::now() + BRIEF),
@@ -105,15 +106,17 @@ impl Exec {
         let mut due = self.advance_launch(over, poller);
         let Some(pidfd) = self.pidfd.take() else { return (due, None) };
         let exit = if self.settled { reap(pidfd.as_fd()) } else { None };
-        if let Some(exit) = exit.filter(|_| over) {
-            due = self.answer(Ok(Reply::Executed { exit })).or(due);
+        match exit {
+            Some(_) => poller.ignore(&pidfd),
+            None => self.pidfd = Some(pidfd),
         }
-        if exit.is_some() || ended && !self.settled {
-            // It would be announced without end.
-            poller.ignore(&pidfd);
-        }
-        if exit.is_none() {
-            self.pidfd = Some(pidfd);
+        if over && self.settled {
+            let answer = match exit {
+                Some(exit) => self.answer(Ok(Reply::Executed { exit })),
+                // Somebody traces it.
+                None => self.answer_executing(),
+            };
+            due = answer.or(due);
         }
         (due, exit.filter(|_| self.executed))
     }
@@ -127,6 +130,8 @@ impl Exec {
                 Progress::Pending => {
                     if watch(&spawning, self.serial, poller).is_err() {
                         spawning.kill();
+                        // Nothing tells of its end.
+                        self.brief = Some(Instant::now() + BRIEF);
                     }
                     self.spawning = Some(spawning);
                     return due;
@@ -136,7 +141,7 @@ impl Exec {
                 Progress::Waiting(waiting) => {
                     self.pid = waiting.pid.as_raw_nonzero().get().unsigned_abs();
                     let token = Token::new(Kind::ExecEnd, self.serial);
-                    if poller.readable(&waiting.pidfd, token).is_err() {
+                    if poller.end(&waiting.pidfd, token).is_err() {
                         spawning.kill();
                     }
                     self.pidfd = Some(waiting.pidfd);

@@ -172,8 +172,7 @@ impl Pod {
         let Some(container) = self.containers.get_mut(&owner) else { return };
         let (streams, poller) = (&mut container.streams, &self.poller);
         let due = match kind {
-            Kind::Launch => container.advance(false, poller),
-            Kind::Init => container.advance(true, poller),
+            Kind::Launch | Kind::Init => container.advance(poller),
             Kind::WriterEnd => container.on_writer_end(sub, poller),
             Kind::Output | Kind::ClientInput => {
                 if self.buffer.is_empty() {

@@ -105,6 +105,12 @@ impl Poller {
         self.watch(fd, token, EventFlags::IN)
     }
 
+    /// Watches a pidfd until its process ends; told once, and again when who traces it lets go of it: until
+    /// then its end can be seen, and not be taken.
+    pub(crate) fn end(&self, pidfd: impl AsFd, token: Token) -> io::Result<()> {
+        self.watch(pidfd, token, EventFlags::IN | EventFlags::ET)
+    }
+
     /// Watches until something can be written, or the other end closes.
     pub(crate) fn writable(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
         self.watch(fd, token, EventFlags::OUT)

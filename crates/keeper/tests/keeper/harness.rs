@@ -30,7 +30,7 @@ macro_rules! tests {
 }
 
 const TESTS: &[(&str, Body)] = tests! {
-    processes: exits_are_reported exec_runs_and_reports a_start_that_took_long_is_heard_of an_onlooker_meets_no_process_on_its_way attach_carries_all_streams terminals_have_sizes
+    processes: exits_are_reported exec_runs_and_reports a_start_that_took_long_is_heard_of the_end_is_all_that_is_heard_of_a_brief_process a_traced_process_is_no_ended_one an_onlooker_meets_no_process_on_its_way attach_carries_all_streams terminals_have_sizes
         a_missing_program_fails_the_start a_container_that_waits_can_be_killed_or_forgotten
         a_client_that_takes_nothing_is_cut_off;
     logs: lines_are_tagged reopening_loses_nothing a_full_disk_stops_nobody

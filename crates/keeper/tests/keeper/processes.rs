@@ -125,6 +125,71 @@ pub(crate) async fn a_start_that_took_long_is_heard_of(seed: Arc<Seed>) {
     }
 }
 
+pub(crate) async fn the_end_is_all_that_is_heard_of_a_brief_process(seed: Arc<Seed>) {
+    let mut pod = Pod::new(&seed).await;
+    let id = pod.run("log", &["sleep", "60000"]).await;
+    // On a busy machine one or the other may not be over soon.
+    for trial in 0..100 {
+        let launch = exec_launch(&["sleep", "5"], pod.init(0), None);
+        let mut execution = pod.begin(&id, Heard::End, launch).await.unwrap();
+        let over = pod.keeper.status().await.unwrap().execs.is_empty();
+        assert_eq!(execution.exited().await.unwrap().code, 0);
+        if over {
+            break;
+        }
+        assert!(trial < 99, "it is told that it runs");
+    }
+}
+
+pub(crate) async fn a_traced_process_is_no_ended_one(seed: Arc<Seed>) {
+    let mut pod = Pod::new(&seed).await;
+    let id = pod.run("log", &["sleep", "60000"]).await;
+    for heard in [Heard::Start, Heard::End] {
+        // It makes its keeper the tracer, and stops.
+        let args = ["traceme", "raise", "19", "exit", "5"];
+        let launch = exec_launch(&args, pod.init(0), None);
+        let mut execution = pod.begin(&id, heard, launch).await.unwrap();
+        let moment = Duration::from_millis(300);
+        assert!(
+            tokio::time::timeout(moment, execution.exited()).await.is_err(),
+            "it has not ended"
+        );
+        assert_eq!(pod.keeper.status().await.unwrap().execs.len(), 1);
+        execution.kill();
+        let exit = tokio::time::timeout(PATIENCE, execution.exited()).await.unwrap().unwrap();
+        assert_eq!(exit.code, 137);
+    }
+    // A neighbour traces it, and does not take notice of its end: that of a moment's may be missed.
+    let log = pod.log_path("tracer");
+    let ways = [(Heard::Start, "300"), (Heard::End, "300"), (Heard::End, "10")];
+    for (round, (heard, time)) in ways.into_iter().enumerate() {
+        let wish = Wish { args: &["seize", "1000"], log: Some(append_to(&log)), ..Wish::default() };
+        let tracer = pod.create(wish).await;
+        pod.keeper.start(&tracer).await.unwrap();
+        let before = processor_time(pod.keeper.pid());
+        let ended = async {
+            while lines(&log).len() == round {
+                let init = pod.inits.last().unwrap();
+                let launch = exec_launch(&["sleep", time, "exit", "3"], init, None);
+                let Ok(mut execution) = pod.begin(&tracer, heard, launch).await else { break };
+                assert_eq!(execution.exited().await.unwrap().code, 3);
+            }
+        };
+        tokio::time::timeout(PATIENCE, ended).await.unwrap();
+        assert_eq!(pod.end_of(&tracer).await.code, 0);
+        assert_eq!(lines(&log).len(), round + 1);
+        let spent = processor_time(pod.keeper.pid()) - before;
+        assert!(spent < 50, "the keeper was busy for {spent} hundredths of a second");
+    }
+}
+
+/// What a process has used, in hundredths of a second.
+fn processor_time(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let after_name = stat.rsplit_once(')').unwrap().1;
+    after_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
 /// An exec of `exit 0` that stays where it is, before its first step, until something is read.
 fn held(init: &OwnedFd) -> (ExecLaunch, Vec<OwnedFd>, OwnedFd) {
     let null = || -> OwnedFd { File::open("/dev/null").unwrap().into() };

@@ -95,6 +95,18 @@ static void peek(const char *pid) {
     fflush(stdout);
 }
 
+/* Traces the next process that comes, and leaves it a zombie for so many milliseconds. */
+static void seize(long milliseconds) {
+    for (int pid = 2;; pid = pid == 4000 ? 2 : pid + 1) {
+        if (ptrace(PTRACE_SEIZE, pid, NULL, NULL) != 0) continue;
+        rest(milliseconds);
+        int status;
+        while (waitpid(pid, &status, __WALL) == pid && WIFSTOPPED(status)) ptrace(PTRACE_CONT, pid, NULL, NULL);
+        put(1, "let go\n", 7);
+        return;
+    }
+}
+
 int main(int count, char **arguments) {
     setvbuf(stdout, NULL, _IOFBF, 65536);
     for (int at = 1; at < count; at++) {
@@ -118,6 +130,8 @@ int main(int count, char **arguments) {
         else if (!strcmp(command, "sleep")) rest(atol(value)), at++;
         else if (!strcmp(command, "exit")) exit(atoi(value));
         else if (!strcmp(command, "raise")) kill(getpid(), atoi(value)), at++;
+        else if (!strcmp(command, "traceme")) ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+        else if (!strcmp(command, "seize")) seize(atol(value)), at++;
         else if (!strcmp(command, "hold")) { if (fork() == 0) { rest(atol(value)); put(1, "late\n", 5); exit(0); } at++; }
         else if (!strcmp(command, "serve")) serve(atoi(value)), at++;
         else if (!strcmp(command, "peek")) peek(value), at++;
