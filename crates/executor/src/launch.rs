@@ -16,6 +16,7 @@
 //! of its heap, and would wait for ever for what another thread had locked.
 
 mod child;
+mod contents;
 mod descriptors;
 mod enter;
 mod entry;

@@ -18,11 +18,11 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::system::{setdomainname, sethostname};
 use rustix::termios::isatty;
 use rustix::thread::{Gid, ThreadNameSpaceType};
-use serde::de::DeserializeOwned;
 use sys::clone::{Signals, start_session};
 use sys::memory::Spans;
 use sys::namespace::{enter, unshare};
 
+use super::contents::read_plan;
 use super::descriptors::Kept;
 use super::entry::{Entry, Layout, prologue};
 use super::identity::{Lock, assume, assume_root, write};
@@ -120,31 +120,6 @@ pub(super) fn place(placement: &Placement, table: &[OwnedFd]) -> Result<(), Fail
 pub(super) fn open_procfs() -> Result<OwnedFd, Failure> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(CWD, c"/proc", flags, Mode::empty()).during(Step::Procfs)
-}
-
-pub(super) fn read_plan<T: DeserializeOwned>(
-    plan: Handle,
-    table: &[OwnedFd],
-) -> Result<T, Failure> {
-    let file = plan.of(table).during(Step::Plan)?;
-    let bytes = read_all(file).during(Step::Plan)?;
-    serde_json::from_slice(&bytes).map_err(|_| Failure::new(Step::Plan, Errno::BADMSG))
-}
-
-/// Reads a file that does not change, from its beginning. Nobody's position is moved: other processes read the
-/// same open file at the same time, as they do a filter that is shared.
-pub(super) fn read_all(file: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
-    let size = usize::try_from(fstat(file)?.st_size).map_err(|_| Errno::FBIG)?;
-    let mut bytes = Vec::with_capacity(size);
-    while bytes.len() < size {
-        let at = bytes.len() as u64;
-        let read =
-            io::retry_on_intr(|| io::pread(file, rustix::buffer::spare_capacity(&mut bytes), at))?;
-        if read == 0 {
-            return Err(Errno::IO);
-        }
-    }
-    Ok(bytes)
 }
 
 fn join_namespaces(context: &Context<'_>) -> Result<(), Failure> {
@@ -411,29 +386,4 @@ fn random() -> io::Result<usize> {
     let mut bytes = [0_u8; size_of::<usize>()];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
     Ok(usize::from_ne_bytes(bytes))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rustix::fs::{MemfdFlags, memfd_create};
-
-    #[test]
-    fn many_read_one_open_file_at_the_same_time() {
-        let file = memfd_create("shared", MemfdFlags::CLOEXEC).unwrap();
-        let text: Vec<u8> = (0..100_000_u32).flat_map(u32::to_ne_bytes).collect();
-        let mut rest = text.as_slice();
-        while !rest.is_empty() {
-            rest = &rest[io::write(&file, rest).unwrap()..];
-        }
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    for _ in 0..50 {
-                        assert!(read_all(file.as_fd()).unwrap() == text);
-                    }
-                });
-            }
-        });
-    }
 }

@@ -21,7 +21,8 @@ use sys::clone::BornElsewhere;
 use sys::namespace::enter;
 
 use super::Onlookers;
-use super::child::{Departure, Streams, files, give, open_procfs, outside_uid, place, read_plan};
+use super::child::{Departure, Streams, files, give, open_procfs, outside_uid, place};
+use super::contents::read_plan;
 use super::identity::assume_root;
 use super::limits;
 use super::path::{Below, Owner, own_root};

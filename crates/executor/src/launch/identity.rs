@@ -14,7 +14,7 @@ use rustix::thread::{
 use sys::scheduling::{Policy, is_as_begun, set_io_priority, set_policy};
 use sys::seccomp::Instruction;
 
-use super::child::read_all;
+use super::contents::read_all;
 use crate::failure::{During, Failure, Step};
 use crate::plan::{Capabilities, Process};
 
