@@ -30,7 +30,8 @@ pub(crate) struct Exec {
     pid: u32,
     pidfd: Option<OwnedFd>,
     terminal: Option<OwnedFd>,
-    /// Until when only its end is waited for: what it says on its way can be read then.
+    /// When it is looked at though nothing was heard of it: until then its end alone is waited for, and
+    /// what it says on its way can be read with that.
     brief: Option<Instant>,
     /// It was made where the container's processes could see it, because none of them can look into it.
     inside: bool,
@@ -130,7 +131,7 @@ impl Exec {
                 Progress::Pending => {
                     if watch(&spawning, self.serial, poller).is_err() {
                         spawning.kill();
-                        // Nothing tells of its end.
+                        // Nothing else will tell of its end.
                         self.brief = Some(Instant::now() + BRIEF);
                     }
                     self.spawning = Some(spawning);

@@ -86,11 +86,15 @@ pub(crate) async fn exec_runs_and_reports(seed: Arc<Seed>) {
         })
         .await;
         // A process that could not execute its program is still on its way out when that is answered.
-        let deadline = Instant::now() + PATIENCE;
-        while !pod.keeper.status().await.unwrap().execs.is_empty() {
-            assert!(Instant::now() < deadline, "an exec stays listed");
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        none_stays_listed(pod).await;
+    }
+}
+
+async fn none_stays_listed(pod: &Pod) {
+    let deadline = Instant::now() + PATIENCE;
+    while !pod.keeper.status().await.unwrap().execs.is_empty() {
+        assert!(Instant::now() < deadline, "an exec stays listed");
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
@@ -118,11 +122,7 @@ pub(crate) async fn a_start_that_took_long_is_heard_of(seed: Arc<Seed>) {
     if let Ok(mut execution) = begun {
         assert_eq!(execution.exited().await.unwrap().code, 137);
     }
-    let deadline = Instant::now() + PATIENCE;
-    while !pod.keeper.status().await.unwrap().execs.is_empty() {
-        assert!(Instant::now() < deadline, "an exec stays listed");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    none_stays_listed(&pod).await;
 }
 
 pub(crate) async fn the_end_is_all_that_is_heard_of_a_brief_process(seed: Arc<Seed>) {
