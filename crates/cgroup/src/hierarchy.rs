@@ -302,8 +302,13 @@ impl Hierarchy {
             Layout::Legacy(trees) => {
                 for tree in trees {
                     let before = made.len();
-                    make_directory(&tree.root, &tree.root.join(path.relative()), made)?;
-                    if tree.controllers.contains(&Controller::Cpuset) {
+                    let directory = tree.root.join(path.relative());
+                    let cpusets = tree.controllers.contains(&Controller::Cpuset);
+                    if cpusets {
+                        have_children_inherit(&tree.root, &directory);
+                    }
+                    make_directory(&tree.root, &directory, made)?;
+                    if cpusets {
                         made[before..].iter().try_for_each(|new| inherit_cpuset(new))?;
                     }
                 }
@@ -365,6 +370,15 @@ fn make_directory(root: &Path, path: &Path, made: &mut Vec<PathBuf>) -> Result<(
         }
         Err(Errno::EXIST) => Ok(()),
         Err(source) => Err(Error::Create { path: path.to_owned(), source }),
+    }
+}
+
+/// Has the kernel give a v1 cpuset its parent's processors and memory nodes when it is made. Writing them
+/// does the same, but then the kernel sets up scheduling anew, and looks at each cpuset for it.
+fn have_children_inherit(root: &Path, directory: &Path) {
+    if let Some(parent) = directory.parent().filter(|parent| *parent != root) {
+        // Where it is not there yet, or does not, they are written.
+        let _ = file::write(&parent.join("cgroup.clone_children"), "1");
     }
 }
 
