@@ -14,6 +14,7 @@ use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use rustix::net::RecvFlags;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use sys::netlink::Family;
+use sys::sysctl::Parameters;
 
 use crate::error::{Error, Result};
 use crate::netlink;
@@ -73,11 +74,11 @@ pub(crate) struct Addresses(OwnedFd);
 /// Opens sockets inside the namespace, those that IPv6 wants too if the pod is to have it. While
 /// there, interfaces to come are told that other pods' router advertisements are not to be believed.
 pub(crate) fn sockets(visitor: &Visitor, netns: BorrowedFd<'_>, ipv6: bool) -> io::Result<Sockets> {
-    visitor.inside(netns, move || {
-        match fs::write("/proc/sys/net/ipv6/conf/default/accept_ra", "0") {
+    visitor.inside(netns, move |parameters| {
+        match parameters.write("net/ipv6/conf/default/accept_ra", "0") {
             // A kernel without IPv6.
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno.into()),
         }
         let listen = || sys::netlink::open(Family::Route, RTMGRP_IPV6_IFADDR);
         Ok(Sockets {
@@ -124,7 +125,7 @@ fn is_announced(datagram: &[u8], interface: u32) -> bool {
 /// processes are until the other side has all that was sent. When in doubt they are.
 pub(crate) fn is_sending(visitor: &Visitor, path: &Path) -> bool {
     let counted = File::open(path).and_then(|netns| {
-        visitor.inside(netns.as_fd(), || {
+        visitor.inside(netns.as_fd(), |_| {
             let counters = ["/proc/thread-self/net/sockstat", "/proc/thread-self/net/sockstat6"];
             Ok(counters.iter().any(|path| {
                 // There is no second one without IPv6.
@@ -148,7 +149,7 @@ fn has_tcp(counters: &str) -> bool {
     })
 }
 
-type Visit = Box<dyn FnOnce() + Send>;
+type Visit = Box<dyn FnOnce(&Parameters) + Send>;
 
 /// The one thread that goes into pods' namespaces: no thread that does other work is ever left
 /// there. It stays for the next time, because a new one would have to wait for its turn on a busy
@@ -161,15 +162,16 @@ impl Visitor {
     fn inside<T: Send + 'static>(
         &self,
         netns: BorrowedFd<'_>,
-        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+        work: impl FnOnce(&Parameters) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         let netns = netns.try_clone_to_owned()?;
         let (tell, told) = mpsc::sync_channel(1);
-        self.send(Box::new(move || {
+        self.send(Box::new(move |parameters| {
             let kind = Some(LinkNameSpaceType::Network);
             let entered = move_into_link_name_space(netns.as_fd(), kind);
+            let done = entered.map_err(io::Error::from).and_then(|()| work(parameters));
             // Nobody waits any more where telling fails.
-            let _ = tell.send(entered.map_err(io::Error::from).and_then(|()| work()));
+            let _ = tell.send(done);
         }))?;
         told.recv().unwrap_or_else(|_| Err(io::Error::other("the thread inside panicked")))
     }
@@ -194,13 +196,15 @@ impl Visitor {
 /// Starts a thread whose home is the caller's namespace. It ends with the sender.
 fn start() -> io::Result<mpsc::Sender<Visit>> {
     let home = File::open("/proc/thread-self/ns/net")?;
+    let mut parameters = Parameters::open()?;
     let (sender, receiver) = mpsc::channel::<Visit>();
     thread::Builder::new().name("namespaces".to_owned()).stack_size(STACK).spawn(move || {
         while let Ok(visit) = receiver.recv() {
-            visit();
+            visit(&parameters);
             if move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::Network)).is_err() {
                 return;
             }
+            parameters.renew();
         }
     })?;
     Ok(sender)

@@ -17,3 +17,4 @@ pub mod pidfd;
 pub mod scheduling;
 pub mod seccomp;
 pub mod signal;
+pub mod sysctl;

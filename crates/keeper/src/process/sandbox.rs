@@ -5,13 +5,14 @@ use std::fmt::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 
 use model::{IdMapping, UserNamespace};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::{self, Errno};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::system::sethostname;
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use serde::{Deserialize, Serialize};
 use sys::fork::fork;
+use sys::sysctl::Parameters;
 
 use crate::process::pid_one::PodUser;
 use crate::process::streams::duplicate;
@@ -57,7 +58,10 @@ impl Sandbox {
     /// Finishes the sandbox in the keeper's process, which was born in its own mount namespace and,
     /// where the host's user namespace owns them, in the pod's other ones. Gives the namespaces:
     /// NET, IPC, UTS, then USER where there is one, and that once more for the keeper itself.
-    pub(crate) fn furnish(&self) -> Result<(Vec<OwnedFd>, Option<PodUser>), Refusal> {
+    pub(crate) fn furnish(
+        &self,
+        parameters: &Parameters,
+    ) -> Result<(Vec<OwnedFd>, Option<PodUser>), Refusal> {
         let user = match &self.user {
             Some(user) => Some(join_through(user, self.namespaces())?),
             None => None,
@@ -70,7 +74,7 @@ impl Sandbox {
                 .map_err(Refusal::kernel(format!("set the host name to {hostname:?}")))?;
         }
         for (name, value) in &self.sysctls {
-            self.set_sysctl(name, value)?;
+            self.set_sysctl(parameters, name, value)?;
         }
         let mut namespaces = Vec::with_capacity(4);
         for kind in ["net", "ipc", "uts"] {
@@ -102,23 +106,14 @@ impl Sandbox {
     }
 
     /// Writes a sysctl of one of the pod's own namespaces; any other would change the node.
-    fn set_sysctl(&self, name: &str, value: &str) -> Result<(), Refusal> {
+    fn set_sysctl(&self, parameters: &Parameters, name: &str, value: &str) -> Result<(), Refusal> {
         if !self.owns_sysctl(name) {
             let reason = format!("the sysctl {name:?} belongs to no namespace of the pod's own");
             return Err(Refusal::Malformed { reason });
         }
-        let write = || {
-            let parameters = open("/proc/sys", OFlags::PATH | OFlags::DIRECTORY)?;
-            let file = openat2(
-                parameters,
-                sysctl_path(name),
-                OFlags::WRONLY | OFlags::CLOEXEC,
-                Mode::empty(),
-                ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-            )?;
-            io::write(file, value.as_bytes()).map(drop)
-        };
-        write().map_err(Refusal::kernel(format!("set the sysctl {name} to {value:?}")))
+        parameters
+            .write(&sysctl_path(name), value)
+            .map_err(Refusal::kernel(format!("set the sysctl {name} to {value:?}")))
     }
 
     fn owns_sysctl(&self, name: &str) -> bool {

@@ -29,6 +29,7 @@ use rustix::thread::ThreadNameSpaceType;
 use serde::{Deserialize, Serialize};
 use sys::clone::{Signals, reset_signals, unblock_signals};
 use sys::fork::{Child, close_all_but, default_signal, fork, ignore_signal};
+use sys::sysctl::Parameters;
 
 use crate::process::pod::{self, Birthright};
 use crate::process::sandbox::{Sandbox, open};
@@ -65,7 +66,7 @@ const OOM_SCORE_ADJ: i32 = -999;
 /// The life of the seed, on the socket that [`crate::Seed`] gave it as standard input. The binary
 /// calls it before it has made any thread.
 pub fn seed_main(socket: OwnedFd) -> ExitCode {
-    let prepared = prepare();
+    let mut prepared = prepare();
     let mut assembler = Assembler::default();
     let mut buffer = vec![0; PACKET_MAX];
     loop {
@@ -74,6 +75,9 @@ pub fn seed_main(socket: OwnedFd) -> ExitCode {
                 let (answer, fds) = answer(message, &prepared);
                 if send(socket.as_fd(), &answer, fds).is_err() {
                     return ExitCode::FAILURE;
+                }
+                if let Ok(parameters) = &mut prepared.parameters {
+                    parameters.renew();
                 }
             }
             Ok(Received::Part | Received::Malformed(_)) => {}
@@ -89,6 +93,8 @@ struct Prepared {
     template: Result<(), Refusal>,
     /// Open for reading and writing: the template has no device nodes.
     null: Result<OwnedFd, Refusal>,
+    /// Where the keepers write theirs.
+    parameters: Result<Parameters, Refusal>,
     oom_score_adj: i32,
 }
 
@@ -108,7 +114,8 @@ fn prepare() -> Prepared {
     sys::heap::keep_small();
     let oom_score_adj = protect_from_oom();
     let null = open("/dev/null", OFlags::RDWR).map_err(Refusal::kernel("open /dev/null"));
-    Prepared { template: template::enter(), null, oom_score_adj }
+    let parameters = Parameters::open().map_err(Refusal::kernel("make a procfs"));
+    Prepared { template: template::enter(), null, parameters, oom_score_adj }
 }
 
 /// Lowers the score as far as is allowed: only CAP_SYS_RESOURCE may.
@@ -155,7 +162,10 @@ fn serve(
             };
             let null = null.try_clone().map_err(|_| io::Errno::MFILE);
             let null = null.map_err(Refusal::kernel("duplicate /dev/null"))?;
-            let (child, namespaces) = make(&sandbox, listener, connection, null)?;
+            let parameters = prepared.parameters.as_ref().map_err(Refusal::clone)?;
+            let parameters =
+                parameters.duplicate().map_err(Refusal::kernel("duplicate a procfs"))?;
+            let (child, namespaces) = make(&sandbox, listener, connection, null, parameters)?;
             let pid = child.pid.as_raw_nonzero().get().unsigned_abs();
             let fds = std::iter::once(child.pidfd).chain(namespaces).collect();
             Ok((SeedReply::Made { pid }, fds))
@@ -169,6 +179,7 @@ fn make(
     listener: OwnedFd,
     connection: OwnedFd,
     null: OwnedFd,
+    parameters: Parameters,
 ) -> Result<(Child, Vec<OwnedFd>), Refusal> {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -177,7 +188,7 @@ fn make(
     if sandbox.user.is_none() {
         namespaces |= sandbox.namespaces();
     }
-    let hands = Hands { listener, connection, null, report: theirs };
+    let hands = Hands { listener, connection, null, parameters, report: theirs };
     // The closure owns the descriptors: the child takes them, the seed lets go of them.
     let child = fork(namespaces, move || {
         close_all_but(&hands.all());
@@ -205,12 +216,19 @@ struct Hands {
     listener: OwnedFd,
     connection: OwnedFd,
     null: OwnedFd,
+    parameters: Parameters,
     report: OwnedFd,
 }
 
 impl Hands {
-    fn all(&self) -> [BorrowedFd<'_>; 4] {
-        [&self.listener, &self.connection, &self.null, &self.report].map(AsFd::as_fd)
+    fn all(&self) -> [BorrowedFd<'_>; 5] {
+        [
+            self.listener.as_fd(),
+            self.connection.as_fd(),
+            self.null.as_fd(),
+            self.parameters.as_fd(),
+            self.report.as_fd(),
+        ]
     }
 
     /// The life of a keeper.
@@ -218,14 +236,15 @@ impl Hands {
         let _ = rustix::thread::set_name(c"minke-keeper");
         let _ = setsid();
         default_signal(Signal::CHILD);
-        let Self { listener, connection, null, report } = self;
+        let Self { listener, connection, null, parameters, report } = self;
         // Nothing of ours may get one of these numbers: a panic would write into it.
         let standard = [dup2_stdin(&null), dup2_stdout(&null), dup2_stderr(&null)];
         let furnished = standard
             .into_iter()
             .collect::<io::Result<()>>()
             .map_err(Refusal::kernel("install /dev/null"))
-            .and_then(|()| sandbox.furnish());
+            .and_then(|()| sandbox.furnish(&parameters));
+        drop(parameters);
         let (result, namespaces, user) = match furnished {
             Ok((namespaces, user)) => (Ok(()), namespaces, user),
             Err(refusal) => (Err(refusal), Vec::new(), None),
