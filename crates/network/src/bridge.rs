@@ -202,16 +202,15 @@ impl Bridge {
         let inside =
             namespace::sockets(&self.visitor, request.netns.as_fd(), ipv6).map_err(unreachable)?;
         let link = {
-            let mut host = self.host();
             let veth = Veth {
                 host: &attachment.host_link,
-                bridge: host.bridge,
                 interface: &attachment.interface,
                 mac: mac_of(&attachment.addresses),
                 mtu: attachment.mtu,
                 netns: request.netns.as_fd(),
             };
-            host.links.make_veth(&veth).map_err(kernel("make veth", &attachment.host_link))?
+            let made = self.host().links.make_veth(&veth);
+            made.map_err(kernel("make veth", &attachment.host_link))?
         };
         let mut links = Links::new(Socket::new(inside.requests));
         let configured = links.configure_pod(link.peer, &attachment.addresses);
@@ -221,22 +220,24 @@ impl Bridge {
             filter.nat.map(mappings).map_err(|source| Error::HostPorts { source })?;
             self.forget_udp(&mut filter, mappings);
         }
-        self.wait_until_up(&link, watch)?;
+        self.join(&link, watch)?;
         if let Some(addresses) = inside.addresses {
             addresses.wait_for(link.peer, PATIENCE).map_err(unreachable)?;
         }
         Ok(link)
     }
 
-    /// Waits until packets pass the pod's link. Kernels that need to be waited for tell when.
-    fn wait_until_up(&self, link: &Link, watch: &Watch) -> Result<()> {
-        let up = watch.wait(Change::Up, link.index);
-        let passes = {
+    /// Puts a link on the bridge and waits until packets pass both. Kernels that need to be waited for
+    /// tell when.
+    fn join(&self, link: &Link, watch: &Watch) -> Result<()> {
+        let (ups, passes) = {
             let mut host = self.host();
             let bridge = host.bridge;
-            host.links.passes(link.index, bridge).map_err(kernel("look at veth", &link.name))?
+            let ups = [link.index, bridge].map(|index| watch.wait(Change::Up, index));
+            let joined = host.links.join_bridge(link.index, bridge);
+            (ups, joined.map_err(kernel("put on the bridge", &link.name))?)
         };
-        if !passes {
+        for (up, _) in ups.into_iter().zip(passes).filter(|(_, passes)| !passes) {
             // In vain only if the bridge was turned off, and then it is not for us to turn it on.
             let waited = Handle::current().block_on(timeout(PATIENCE, up));
             tracing::debug!(link = link.name, seen = waited.is_ok(), "waited for the link");

@@ -7,8 +7,9 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
 };
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
-    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, State, Stats64,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind,
+    InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
+    LinkMessage, State, Stats64,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
@@ -37,11 +38,10 @@ pub(crate) struct Link {
     pub(crate) stats: Option<Stats64>,
 }
 
-/// A veth to be made: one end on the bridge, the other in a pod.
+/// A veth to be made: one end on the host, the other in a pod.
 #[derive(Debug)]
 pub(crate) struct Veth<'a> {
     pub(crate) host: &'a str,
-    pub(crate) bridge: u32,
     pub(crate) interface: &'a str,
     pub(crate) mac: [u8; 6],
     pub(crate) mtu: u32,
@@ -57,12 +57,10 @@ impl Links {
         Self(socket)
     }
 
-    /// Makes a bridge with this MAC address, which then does not change with its ports, and turns
-    /// it on. Fails with `EEXIST` if the name is taken.
+    /// Makes a bridge with this MAC address, which then does not change with its ports. Fails with
+    /// `EEXIST` if the name is taken.
     pub(crate) fn make_bridge(&mut self, name: &str, mac: [u8; 6]) -> Result<()> {
         let mut link = LinkMessage::default();
-        link.header.flags = LinkFlags::Up;
-        link.header.change_mask = LinkFlags::Up;
         link.attributes = vec![
             LinkAttribute::IfName(name.to_owned()),
             LinkAttribute::Address(mac.to_vec()),
@@ -73,15 +71,23 @@ impl Links {
         self.0.all(&batch).map_err(|error| error.of(&feature::BRIDGE))
     }
 
-    /// Turns a link on.
-    pub(crate) fn turn_on(&mut self, index: u32) -> Result<()> {
+    /// Turns a bridge on. It does not listen to who wants which multicasts: without a querier, which
+    /// no pod network has, it could not tell, and would only set two timers of each port whenever
+    /// any port goes up or down.
+    pub(crate) fn turn_on_bridge(&mut self, index: u32) -> Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.attributes = vec![LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Bridge),
+            LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::MulticastSnooping(false)])),
+        ])];
         let mut batch = Batch::default();
-        batch.route(up(index), 0);
+        batch.route(RouteNetlinkMessage::NewLink(link), 0).route(up(index), 0);
         self.0.all(&batch)
     }
 
-    /// Makes a veth: the peer is born inside the pod, the host end up, a port of the bridge and in
-    /// hairpin mode, so that bridge-netfilter can turn a pod's packet back to itself. One send.
+    /// Makes a veth, of which the peer is born inside the pod. The host end is up, but nothing passes
+    /// while the peer is down. One send.
     pub(crate) fn make_veth(&mut self, veth: &Veth<'_>) -> Result<Link> {
         let mut peer = LinkMessage::default();
         peer.attributes = vec![
@@ -96,45 +102,51 @@ impl Links {
         link.attributes = vec![
             LinkAttribute::IfName(veth.host.to_owned()),
             LinkAttribute::Mtu(veth.mtu),
-            LinkAttribute::Controller(veth.bridge),
             LinkAttribute::LinkInfo(vec![
                 LinkInfo::Kind(InfoKind::Veth),
                 LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
             ]),
         ];
-        let mut hairpin = LinkMessage::default();
-        hairpin.attributes = vec![
-            LinkAttribute::IfName(veth.host.to_owned()),
-            LinkAttribute::LinkInfo(vec![
-                LinkInfo::PortKind(InfoPortKind::Bridge),
-                LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(
-                    true,
-                )])),
-            ]),
-        ];
+        let mut quiet = LinkMessage::default();
+        quiet.attributes = vec![LinkAttribute::IfName(veth.host.to_owned())];
         let mut batch = Batch::default();
         batch
             .route(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)
-            .route(RouteNetlinkMessage::NewLink(hairpin), 0)
+            .route(without_link_local(quiet), 0)
             .route(get_by_name(veth.host), 0);
-        let mut found = Vec::new();
-        for reply in self.0.exchange(&batch)? {
-            found = reply.map_err(|error| error.of(&feature::VETH))?;
-        }
-        links(&found)
+        let mut replies = self.0.exchange(&batch)?.into_iter();
+        let mut next = || replies.next().unwrap_or(Ok(Vec::new()));
+        next().map_err(|error| error.of(&feature::VETH))?;
+        unless_without_ipv6(next())?;
+        links(&next()?)
             .next()
             .ok_or_else(|| NetlinkError::Answer(format!("{} is not described", veth.host)))
     }
 
-    /// Whether packets pass a port of the bridge. That a veth has both ends up is worked off in the
-    /// background, and until then the first packet is lost, which costs its sender a second. Newer
-    /// kernels do it at once for links that are asked about: the port first, then the bridge, which
-    /// is up with its first port.
-    pub(crate) fn passes(&mut self, port: u32, bridge: u32) -> Result<bool> {
+    /// Makes a link a port of the bridge, in hairpin mode, so that bridge-netfilter can turn a pod's
+    /// packet back to itself. Says whether packets pass the port, and the bridge: that a veth has
+    /// both ends up is worked off in the background, and until then the first packet is lost, which
+    /// costs its sender a second. Newer kernels do it at once for links that are asked about: the
+    /// port first, then the bridge, which is up with its first port.
+    ///
+    /// A bridge goes through all its ports when one of them goes up or down, which a veth that has
+    /// its peer up does only once.
+    pub(crate) fn join_bridge(&mut self, port: u32, bridge: u32) -> Result<[bool; 2]> {
+        let mut hairpin = LinkMessage::default();
+        hairpin.header.index = port;
+        hairpin.attributes = vec![LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)])),
+        ])];
         let mut batch = Batch::default();
-        batch.route(get_by_index(port), 0).route(get_by_index(bridge), 0);
+        batch
+            .route(enslave(port, bridge), 0)
+            .route(RouteNetlinkMessage::NewLink(hairpin), 0)
+            .route(get_by_index(port), 0)
+            .route(get_by_index(bridge), 0);
         let replies = self.0.exchange(&batch)?.into_iter().collect::<Result<Vec<_>>>()?;
-        Ok(replies.iter().all(|reply| links(reply).all(|link| link.up)))
+        let found: Vec<Link> = replies.iter().flat_map(|reply| links(reply)).collect();
+        Ok([port, bridge].map(|index| found.iter().any(|link| link.index == index && link.up)))
     }
 
     /// The link of a name, if there is one.
@@ -169,16 +181,6 @@ impl Links {
         Ok(links(&self.0.dump(&batch)?).collect())
     }
 
-    /// Makes a link a port of the bridge.
-    pub(crate) fn set_bridge(&mut self, index: u32, bridge: u32) -> Result<()> {
-        let mut link = LinkMessage::default();
-        link.header.index = index;
-        link.attributes = vec![LinkAttribute::Controller(bridge)];
-        let mut batch = Batch::default();
-        batch.route(RouteNetlinkMessage::SetLink(link), 0);
-        self.0.all(&batch)
-    }
-
     /// Deletes a link, which is gone when this returns; it may have been gone already. The kernel
     /// says early that it is gone and then waits long, some 20 ms, for everyone who may still be
     /// looking at it: not to be done on a socket that others need.
@@ -195,7 +197,17 @@ impl Links {
 
     /// Inside a pod: turns lo and the interface on, gives it its addresses and default routes. One
     /// send. The loopback interface has index 1 in every namespace.
+    ///
+    /// An interface without an IPv6 address has no link-local one either: it would say so to all pods
+    /// of the bridge whenever a pod starts, and nobody would ask for it.
     pub(crate) fn configure_pod(&mut self, index: u32, addresses: &[Assigned]) -> Result<()> {
+        if addresses.iter().all(|address| address.ip.is_ipv4()) {
+            let mut quiet = LinkMessage::default();
+            quiet.header.index = index;
+            let mut batch = Batch::default();
+            batch.route(without_link_local(quiet), 0);
+            unless_without_ipv6(self.0.request(&batch))?;
+        }
         let mut batch = Batch::default();
         batch.route(up(1), 0).route(up(index), 0);
         for address in addresses {
@@ -317,6 +329,29 @@ fn up(index: u32) -> RouteNetlinkMessage {
     link.header.flags = LinkFlags::Up;
     link.header.change_mask = LinkFlags::Up;
     RouteNetlinkMessage::SetLink(link)
+}
+
+fn enslave(index: u32, bridge: u32) -> RouteNetlinkMessage {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.attributes = vec![LinkAttribute::Controller(bridge)];
+    RouteNetlinkMessage::SetLink(link)
+}
+
+/// Has the kernel give no link-local address to the link that the message names: it announces each
+/// one and what it listens to, and looks through those of all links whenever one goes up or down.
+fn without_link_local(mut link: LinkMessage) -> RouteNetlinkMessage {
+    let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    link.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![none])]));
+    RouteNetlinkMessage::SetLink(link)
+}
+
+/// A kernel without IPv6, or a link that is too small for it, has no such addresses anyway.
+fn unless_without_ipv6(reply: netlink::Reply) -> Result<()> {
+    match reply {
+        Err(error) if error.is(Errno::AFNOSUPPORT) => Ok(()),
+        reply => reply.map(drop),
+    }
 }
 
 /// An address for a link. IPv6 would otherwise spend a second on looking for a duplicate, which

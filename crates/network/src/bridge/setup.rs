@@ -75,7 +75,7 @@ impl Bridge {
                 None => {
                     let link = host.links.find(name).map_err(kernel("find veth", name))?;
                     if let Some(link) = &link {
-                        let put = host.links.set_bridge(link.index, bridge);
+                        let put = host.links.join_bridge(link.index, bridge);
                         put.map_err(kernel("put on the bridge", name))?;
                     }
                     link
@@ -327,9 +327,8 @@ fn find_or_make(
         let existing = host.links.find(&name).map_err(failed())?;
         if let Some(link) = existing {
             if name == recorded && link.mac == node.mac {
-                host.links.turn_on(link.index).map_err(kernel("turn on bridge", &name))?;
                 node.bridge = name;
-                host.bridge = link.index;
+                turn_on(host, &node.bridge, link.index)?;
                 return Ok(false);
             }
             continue;
@@ -342,9 +341,10 @@ fn find_or_make(
             made => made.map_err(failed())?,
         }
         let made = host.links.find(&name).map_err(failed())?;
-        host.bridge = made.map(|link| link.index).ok_or(Error::NotReady {
+        let made = made.ok_or_else(|| Error::NotReady {
             reason: format!("bridge {name} disappeared as soon as it was made"),
         })?;
+        turn_on(host, &name, made.index)?;
         return Ok(true);
     }
     Err(Error::NotReady {
@@ -354,6 +354,11 @@ fn find_or_make(
             NUMBERS - 1
         ),
     })
+}
+
+fn turn_on(host: &mut Host, name: &str, index: u32) -> Result<()> {
+    host.bridge = index;
+    host.links.turn_on_bridge(index).map_err(kernel("turn on bridge", name))
 }
 
 /// A MAC address of the range that everyone may use.

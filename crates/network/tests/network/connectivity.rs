@@ -84,6 +84,39 @@ fn router_advertisements_of_pods_are_not_believed() {
 }
 
 #[test]
+fn pods_without_ipv6_are_not_heard_by_others_when_they_start() {
+    isolated(|world| async move {
+        let with_addresses = || {
+            let shown = std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap();
+            let names = shown.lines().filter_map(|line| line.split_whitespace().last());
+            names.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let network = world.open("10.70.0.0/24").await;
+        let one = Pod::start(&network, 1).await;
+        let heard = || async {
+            let stats = network.interface_stats(&one.id).await.unwrap();
+            stats[0].rx_packets
+        };
+        let before = heard().await;
+        const OTHERS: u8 = 12;
+        for number in 2..2 + OTHERS {
+            let pod = Pod::start(&network, number).await;
+            assert_eq!(pod.inside(with_addresses), ["lo"]);
+            assert!(!with_addresses().contains(&pod.attachment.host_link));
+        }
+        // The bridge tells of its own address a few times, whoever starts.
+        let told = heard().await - before;
+        assert!(told < u64::from(OTHERS), "{told}");
+        drop(network);
+        let network = world.open(BOTH).await;
+        let both = Pod::start(&network, 99).await;
+        let names = both.inside(with_addresses);
+        // The pod's own, and the link-local one.
+        assert_eq!(names.iter().filter(|name| *name == "eth0").count(), 2, "{names:?}");
+    });
+}
+
+#[test]
 fn counters_are_the_pods() {
     isolated(|world| async move {
         let network = world.open("10.70.0.0/24").await;
