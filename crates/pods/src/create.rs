@@ -8,7 +8,7 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cgroup::{Attachment, Cgroup};
@@ -132,7 +132,7 @@ impl Shared {
         assembling: JoinHandle<Result<Assembled, Error>>,
     ) {
         let (shared, pod, id) = (Arc::clone(self), Arc::clone(pod), id.clone());
-        let above = pod.cell().cgroups_made.clone();
+        let above = pod.cell().cgroups_made.to_vec();
         tokio::spawn(async move {
             drop(assembling.await);
             shared.undo(&pod, &id).await;
@@ -289,7 +289,7 @@ impl Shared {
             false => StdioSource::Keeper,
         };
         let keeper_namespaces: Vec<&Path> =
-            recipe.keeper_namespaces.iter().map(std::path::PathBuf::as_path).collect();
+            recipe.keeper_namespaces.iter().map(PathBuf::as_path).collect();
         let inputs = Inputs {
             volumes: &recipe.volumes,
             root: RootSource::Overlay { layers: &recipe.layers, writable: &writable },
@@ -323,7 +323,12 @@ impl Shared {
         let created = self.cgroups.create(&path).map_err(failed("created"))?;
         // The pod's own can have gone with another pod that had made it.
         let above = created.made.into_iter().filter(|made| !made.ends_with(id.as_str()));
-        pod.cell().cgroups_made.splice(0..0, above);
+        let above: Vec<PathBuf> = above.collect();
+        if !above.is_empty() {
+            let mut cell = pod.cell();
+            let all = above.into_iter().chain(cell.cgroups_made.to_vec());
+            cell.cgroups_made = self.claims.claim(all);
+        }
         let linux = recipe.spec.linux().as_ref();
         if let Some(resources) = linux.and_then(|linux| linux.resources().as_ref()) {
             created.cgroup.apply(resources).map_err(failed("limited"))?;
@@ -358,7 +363,7 @@ impl Shared {
     }
 
     /// Where a container's runtime specification is kept.
-    pub(crate) fn spec_path(&self, pod: &PodId, id: &ContainerId) -> std::path::PathBuf {
+    pub(crate) fn spec_path(&self, pod: &PodId, id: &ContainerId) -> PathBuf {
         self.journal.pod_dir(pod).join(format!("{id}.config.json"))
     }
 

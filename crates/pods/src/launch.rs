@@ -13,12 +13,13 @@
 //! starts afresh under another id.
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use keeper::Sandbox;
 use model::{IpcMode, NetworkMode, PodId, PodSpec, PodState};
 
+use crate::claims::Claim;
 use crate::create::random_bytes;
 use crate::error::Error;
 use crate::files;
@@ -127,7 +128,8 @@ impl Reserved {
         let (id, spec) = (&pod.id, pod.spec());
         // Written down before they are made: a daemon that dies in between leaves nothing unknown.
         let path = shared.pod_cgroup(id, &spec)?;
-        pod.cell().cgroups_made = shared.made_by_minke(&path, |dir| !dir.exists());
+        let claim = shared.claim(&path, |dir| !dir.exists());
+        pod.cell().cgroups_made = claim;
         let (journal, reserved) = (Arc::clone(&shared.journal), Arc::clone(pod));
         let written = blocking(move || {
             record::make_private_dir(&journal.pod_dir(&reserved.id))?;
@@ -264,31 +266,18 @@ impl Shared {
                 action: "created",
                 source,
             })?;
-            let made = shared.made_by_minke(&path, |dir| created.made.iter().any(|it| it == dir));
-            pod.cell().cgroups_made = made;
+            let claim = shared.claim(&path, |dir| created.made.iter().any(|it| it == dir));
+            pod.cell().cgroups_made = claim;
             Ok(())
         })
         .await
     }
 
-    /// The directories of a pod's cgroup that are to go with it: those that `are_new`, and those that
-    /// were made for another pod, which may go before.
-    fn made_by_minke(
-        &self,
-        path: &cgroup::CgroupPath,
-        are_new: impl Fn(&Path) -> bool,
-    ) -> Vec<PathBuf> {
+    /// Claims the directories of a pod's cgroup that are to go with it: those that `are_new`, and those
+    /// that were made for another pod, which may go before.
+    fn claim(&self, path: &cgroup::CgroupPath, are_new: impl Fn(&Path) -> bool) -> Claim {
         let mut directories = self.cgroups.ancestry(path);
-        let mut foreign = directories.clone();
-        foreign.retain(|dir| !are_new(dir));
-        for pod in self.index.pods(None) {
-            if foreign.is_empty() {
-                break;
-            }
-            let cell = pod.cell();
-            foreign.retain(|dir| !cell.cgroups_made.contains(dir));
-        }
-        directories.retain(|dir| !foreign.contains(dir));
-        directories
+        directories.retain(|dir| are_new(dir) || self.claims.include(dir));
+        self.claims.claim(directories)
     }
 }

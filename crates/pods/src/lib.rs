@@ -21,6 +21,7 @@
 //! An operation runs in a task of its own: a caller that goes away does not stop it half-way, and
 //! one that comes back joins it. State is behind short locks, so that List and Status never wait.
 
+mod claims;
 mod container;
 mod create;
 mod ends;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use model::{ContainerId, PodId, PodSpec, PodState, Timestamp};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, watch};
 
+use crate::claims::{Claim, Claims};
 use crate::container::Container;
 use crate::error::Error;
 use crate::record::{self, PodRecord, ProcessIdentity};
@@ -46,7 +47,7 @@ pub(crate) struct Cell {
     pub(crate) keeper_identity: Option<ProcessIdentity>,
     pub(crate) network: Option<network::Attachment>,
     pub(crate) netns: Option<PathBuf>,
-    pub(crate) cgroups_made: Vec<PathBuf>,
+    pub(crate) cgroups_made: Claim,
     /// The namespace that owns the pod's others, where it has one.
     pub(crate) user_namespace: Option<Arc<OwnedFd>>,
     pub(crate) containers: Vec<Arc<Container>>,
@@ -82,7 +83,7 @@ impl Pod {
             keeper_identity: None,
             network: None,
             netns: None,
-            cgroups_made: Vec::new(),
+            cgroups_made: Claim::default(),
             user_namespace: None,
             containers: Vec::new(),
         };
@@ -98,7 +99,7 @@ impl Pod {
     }
 
     /// A pod as its record tells, without its keeper.
-    pub(crate) fn recorded_as(record: PodRecord) -> Self {
+    pub(crate) fn recorded_as(record: PodRecord, claims: &Claims) -> Self {
         let cell = Cell {
             spec: record.spec,
             state: record.state,
@@ -107,7 +108,7 @@ impl Pod {
             keeper_identity: record.keeper,
             network: record.network,
             netns: None,
-            cgroups_made: record.cgroups_made,
+            cgroups_made: claims.claim(record.cgroups_made),
             user_namespace: None,
             containers: Vec::new(),
         };
@@ -240,7 +241,7 @@ impl Pod {
                 state: cell.state,
                 keeper: cell.keeper_identity,
                 network: cell.network.clone(),
-                cgroups_made: cell.cgroups_made.clone(),
+                cgroups_made: cell.cgroups_made.to_vec(),
                 containers: cell.containers.iter().map(|container| container.record()).collect(),
             }
         };

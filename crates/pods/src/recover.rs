@@ -19,6 +19,7 @@ use model::{ContainerId, PodState, Timestamp};
 use oci_spec::runtime::Spec;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::claims::Claims;
 use crate::container::{Container, Live};
 use crate::ends::{self, End};
 use crate::error::Error;
@@ -62,6 +63,7 @@ impl Runtime {
             cgroup_view,
             boot_id: record::boot_id()?.into(),
             index: Index::default(),
+            claims: Claims::default(),
             journal: Arc::clone(&journal),
             events: Events::default(),
             filters: Filters::default(),
@@ -128,7 +130,7 @@ impl Shared {
     async fn recover_pod(self: &Arc<Self>, record: PodRecord) -> Result<(), Error> {
         let this_boot = record.boot_id == *self.boot_id;
         let containers = record.containers.clone();
-        let pod = Arc::new(Pod::recorded_as(record));
+        let pod = Arc::new(Pod::recorded_as(record, &self.claims));
         self.index.insert_pod(Arc::clone(&pod));
         // A reboot has emptied the state directory; what becomes of the pod is written there too.
         record::make_private_dir(&self.journal.pod_dir(&pod.id))?;

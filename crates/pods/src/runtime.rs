@@ -11,6 +11,7 @@ use model::{
     Timestamp,
 };
 
+use crate::claims::Claims;
 use crate::container::Container;
 use crate::error::Error;
 use crate::events::Events;
@@ -72,6 +73,7 @@ pub(crate) struct Shared {
     pub(crate) cgroup_view: executor::prepare::CgroupView,
     pub(crate) filters: crate::filter::Filters,
     pub(crate) index: Index,
+    pub(crate) claims: Claims,
     pub(crate) journal: Arc<Journal>,
     pub(crate) events: Events,
     pub(crate) pod_names: Names<PodMetadata, PodSpec, PodId>,
