@@ -201,14 +201,13 @@ impl Links {
     /// An interface without an IPv6 address has no link-local one either: it would say so to all pods
     /// of the bridge whenever a pod starts, and nobody would ask for it.
     pub(crate) fn configure_pod(&mut self, index: u32, addresses: &[Assigned]) -> Result<()> {
-        if addresses.iter().all(|address| address.ip.is_ipv4()) {
+        let mut batch = Batch::default();
+        let without_ipv6 = addresses.iter().all(|address| address.ip.is_ipv4());
+        if without_ipv6 {
             let mut quiet = LinkMessage::default();
             quiet.header.index = index;
-            let mut batch = Batch::default();
             batch.route(without_link_local(quiet), 0);
-            unless_without_ipv6(self.0.request(&batch))?;
         }
-        let mut batch = Batch::default();
         batch.route(up(1), 0).route(up(index), 0);
         for address in addresses {
             let on_link = address_of(index, address.ip, address.subnet.prefix());
@@ -218,7 +217,11 @@ impl Links {
             let route = default_route(index, address.gateway);
             batch.route(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL);
         }
-        self.0.all(&batch)
+        let mut replies = self.0.exchange(&batch)?.into_iter();
+        if without_ipv6 {
+            replies.next().map_or(Ok(()), unless_without_ipv6)?;
+        }
+        replies.try_for_each(|reply| reply.map(drop))
     }
 
     /// Gives a link an address; it may have it already.
