@@ -4,10 +4,10 @@
 //!   reserve   in memory: addresses, host ports, a link name
 //!   record    on disk, before the kernel hears of any of it
 //!   bind      the namespace at its path
-//!   veth      peer born inside, host end on the bridge; one send
+//!   veth      peer born inside; one send
 //!   inside    lo and eth0 up, addresses, routes; one send
 //!   map       host ports, if there are any
-//!   settle    until packets pass
+//!   join      the host end becomes a port of the bridge; until packets pass
 //! ```
 //!
 //! Release goes the other way. When nothing holds the namespace any more the kernel takes it down
@@ -355,7 +355,7 @@ impl Bridge {
         let ports = {
             let mut host = self.host();
             let bridge = host.bridge;
-            host.links.ports(bridge, true).map_err(kernel("list ports of", &self.name))?
+            host.links.ports(bridge).map_err(kernel("list ports of", &self.name))?
         };
         let state = self.state();
         let owners: HashMap<&str, &PodId> =

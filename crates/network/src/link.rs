@@ -33,6 +33,8 @@ pub(crate) struct Link {
     pub(crate) mtu: u32,
     /// For a veth, the index of the other end in its namespace.
     pub(crate) peer: u32,
+    /// The index of the bridge that it is a port of; 0 is none.
+    pub(crate) bridge: u32,
     /// Whether packets pass, as far as the kernel has noticed.
     pub(crate) up: bool,
     pub(crate) stats: Option<Stats64>,
@@ -57,32 +59,33 @@ impl Links {
         Self(socket)
     }
 
-    /// Makes a bridge with this MAC address, which then does not change with its ports. Fails with
-    /// `EEXIST` if the name is taken.
+    /// Makes a bridge with this MAC address, which then does not change with its ports, and turns
+    /// it on. Fails with `EEXIST` if the name is taken.
+    ///
+    /// It does not listen to who wants which multicasts: without a querier among its pods it could not
+    /// tell, and would only set two timers of each port whenever any port goes up or down. Who has a
+    /// querier can turn that on, and it stays on.
     pub(crate) fn make_bridge(&mut self, name: &str, mac: [u8; 6]) -> Result<()> {
         let mut link = LinkMessage::default();
+        link.header.flags = LinkFlags::Up;
+        link.header.change_mask = LinkFlags::Up;
         link.attributes = vec![
             LinkAttribute::IfName(name.to_owned()),
             LinkAttribute::Address(mac.to_vec()),
-            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Bridge),
+                LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::MulticastSnooping(false)])),
+            ]),
         ];
         let mut batch = Batch::default();
         batch.route(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL);
         self.0.all(&batch).map_err(|error| error.of(&feature::BRIDGE))
     }
 
-    /// Turns a bridge on. It does not listen to who wants which multicasts: without a querier, which
-    /// no pod network has, it could not tell, and would only set two timers of each port whenever
-    /// any port goes up or down.
-    pub(crate) fn turn_on_bridge(&mut self, index: u32) -> Result<()> {
-        let mut link = LinkMessage::default();
-        link.header.index = index;
-        link.attributes = vec![LinkAttribute::LinkInfo(vec![
-            LinkInfo::Kind(InfoKind::Bridge),
-            LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::MulticastSnooping(false)])),
-        ])];
+    /// Turns a link on.
+    pub(crate) fn turn_on(&mut self, index: u32) -> Result<()> {
         let mut batch = Batch::default();
-        batch.route(RouteNetlinkMessage::NewLink(link), 0).route(up(index), 0);
+        batch.route(up(index), 0);
         self.0.all(&batch)
     }
 
@@ -114,13 +117,12 @@ impl Links {
             .route(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)
             .route(without_link_local(quiet), 0)
             .route(get_by_name(veth.host), 0);
-        let mut replies = self.0.exchange(&batch)?.into_iter();
-        let mut next = || replies.next().unwrap_or(Ok(Vec::new()));
-        next().map_err(|error| error.of(&feature::VETH))?;
-        unless_without_ipv6(next())?;
-        links(&next()?)
-            .next()
-            .ok_or_else(|| NetlinkError::Answer(format!("{} is not described", veth.host)))
+        let unanswered = || NetlinkError::Answer(format!("{} is not described", veth.host));
+        let replies = self.0.exchange(&batch)?;
+        let [made, quiet, found] = replies.try_into().map_err(|_| unanswered())?;
+        made.map_err(|error| error.of(&feature::VETH))?;
+        where_ipv6_is(quiet)?;
+        links(&found?).next().ok_or_else(unanswered)
     }
 
     /// Makes a link a port of the bridge, in hairpin mode, so that bridge-netfilter can turn a pod's
@@ -142,8 +144,8 @@ impl Links {
         batch
             .route(enslave(port, bridge), 0)
             .route(RouteNetlinkMessage::NewLink(hairpin), 0)
-            .route(get_by_index(port), 0)
-            .route(get_by_index(bridge), 0);
+            .route(without_counters(get_by_index(port)), 0)
+            .route(without_counters(get_by_index(bridge)), 0);
         let replies = self.0.exchange(&batch)?.into_iter().collect::<Result<Vec<_>>>()?;
         let found: Vec<Link> = replies.iter().flat_map(|reply| links(reply)).collect();
         Ok([port, bridge].map(|index| found.iter().any(|link| link.index == index && link.up)))
@@ -156,7 +158,7 @@ impl Links {
 
     /// The link of an index, with its counters, if there is one.
     pub(crate) fn at(&mut self, index: u32) -> Result<Option<Link>> {
-        self.one(get_by_index(index))
+        self.one(RouteNetlinkMessage::GetLink(get_by_index(index)))
     }
 
     fn one(&mut self, request: RouteNetlinkMessage) -> Result<Option<Link>> {
@@ -169,15 +171,21 @@ impl Links {
         }
     }
 
-    /// The ports of a bridge, with counters if wanted.
-    pub(crate) fn ports(&mut self, bridge: u32, stats: bool) -> Result<Vec<Link>> {
+    /// The ports of a bridge with their counters.
+    pub(crate) fn ports(&mut self, bridge: u32) -> Result<Vec<Link>> {
         let mut link = LinkMessage::default();
         link.attributes = vec![LinkAttribute::Controller(bridge)];
-        if !stats {
-            link.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        }
+        self.list(RouteNetlinkMessage::GetLink(link))
+    }
+
+    /// All links, without counters.
+    pub(crate) fn all(&mut self) -> Result<Vec<Link>> {
+        self.list(without_counters(LinkMessage::default()))
+    }
+
+    fn list(&mut self, request: RouteNetlinkMessage) -> Result<Vec<Link>> {
         let mut batch = Batch::default();
-        batch.route(RouteNetlinkMessage::GetLink(link), NLM_F_DUMP);
+        batch.route(request, NLM_F_DUMP);
         Ok(links(&self.0.dump(&batch)?).collect())
     }
 
@@ -198,8 +206,8 @@ impl Links {
     /// Inside a pod: turns lo and the interface on, gives it its addresses and default routes. One
     /// send. The loopback interface has index 1 in every namespace.
     ///
-    /// An interface without an IPv6 address has no link-local one either: it would say so to all pods
-    /// of the bridge whenever a pod starts, and nobody would ask for it.
+    /// An interface without an IPv6 address has no link-local one either: all pods of the bridge would
+    /// be told of it, several times, whenever one starts.
     pub(crate) fn configure_pod(&mut self, index: u32, addresses: &[Assigned]) -> Result<()> {
         let mut batch = Batch::default();
         let without_ipv6 = addresses.iter().all(|address| address.ip.is_ipv4());
@@ -219,7 +227,7 @@ impl Links {
         }
         let mut replies = self.0.exchange(&batch)?.into_iter();
         if without_ipv6 {
-            replies.next().map_or(Ok(()), unless_without_ipv6)?;
+            replies.next().map_or(Ok(()), where_ipv6_is)?;
         }
         replies.try_for_each(|reply| reply.map(drop))
     }
@@ -313,16 +321,19 @@ impl Links {
 
 fn get_by_name(name: &str) -> RouteNetlinkMessage {
     let mut link = LinkMessage::default();
-    link.attributes = vec![
-        LinkAttribute::IfName(name.to_owned()),
-        LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
-    ];
-    RouteNetlinkMessage::GetLink(link)
+    link.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+    without_counters(link)
 }
 
-fn get_by_index(index: u32) -> RouteNetlinkMessage {
+fn get_by_index(index: u32) -> LinkMessage {
     let mut link = LinkMessage::default();
     link.header.index = index;
+    link
+}
+
+/// Asks for links as the message names them.
+fn without_counters(mut link: LinkMessage) -> RouteNetlinkMessage {
+    link.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
     RouteNetlinkMessage::GetLink(link)
 }
 
@@ -349,8 +360,9 @@ fn without_link_local(mut link: LinkMessage) -> RouteNetlinkMessage {
     RouteNetlinkMessage::SetLink(link)
 }
 
-/// A kernel without IPv6, or a link that is too small for it, has no such addresses anyway.
-fn unless_without_ipv6(reply: netlink::Reply) -> Result<()> {
+/// What [`without_link_local`] has brought. A kernel without IPv6, or a link that is too small for it,
+/// has no such addresses anyway.
+fn where_ipv6_is(reply: netlink::Reply) -> Result<()> {
     match reply {
         Err(error) if error.is(Errno::AFNOSUPPORT) => Ok(()),
         reply => reply.map(drop),
@@ -419,6 +431,7 @@ fn links(answer: &[netlink::Message]) -> impl Iterator<Item = Link> {
             mac: Vec::new(),
             mtu: 0,
             peer: 0,
+            bridge: 0,
             up: false,
             stats: None,
         };
@@ -428,6 +441,7 @@ fn links(answer: &[netlink::Message]) -> impl Iterator<Item = Link> {
                 LinkAttribute::Address(mac) => link.mac = mac,
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Link(peer) => link.peer = peer,
+                LinkAttribute::Controller(bridge) => link.bridge = bridge,
                 LinkAttribute::OperState(state) => link.up = state == State::Up,
                 LinkAttribute::Stats64(stats) => link.stats = Some(stats),
                 _ => {}

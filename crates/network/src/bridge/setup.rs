@@ -12,7 +12,7 @@ use sys::netlink::Family;
 use super::{Attachment, Bridge, Filter, Host, LINK_NAME, State, firewall, kernel};
 use crate::Config;
 use crate::error::{Error, Result};
-use crate::link::Links;
+use crate::link::{Link, Links};
 use crate::nat::Nat;
 use crate::netlink::Socket;
 use crate::ports;
@@ -66,21 +66,17 @@ impl Bridge {
         pods.sort_by_key(|(_, pod)| pod.serial);
         let mut host = self.host();
         let bridge = host.bridge;
-        let listed =
-            host.links.ports(bridge, false).map_err(kernel("list ports of", &self.name))?;
+        let listed = host.links.all().map_err(kernel("list links beside", &self.name))?;
         for (_, pod) in &mut pods {
             let name = &pod.attachment.host_link;
-            let link = match listed.iter().find(|link| link.name == *name) {
-                Some(link) => Some(link.clone()),
-                None => {
-                    let link = host.links.find(name).map_err(kernel("find veth", name))?;
-                    if let Some(link) = &link {
-                        let put = host.links.join_bridge(link.index, bridge);
-                        put.map_err(kernel("put on the bridge", name))?;
-                    }
-                    link
+            let mut link = listed.iter().find(|link| link.name == *name);
+            if let Some(found) = link.filter(|link| link.bridge != bridge) {
+                match host.links.join_bridge(found.index, bridge) {
+                    // It has gone meanwhile.
+                    Err(error) if error.is(Errno::NODEV) => link = None,
+                    joined => drop(joined.map_err(kernel("put on the bridge", name))?),
                 }
-            };
+            }
             pod.attachment.host_index = link.map_or(0, |link| link.index);
         }
         drop(host);
@@ -212,13 +208,14 @@ impl Bridge {
             self.state().subnets_in_use().iter().map(Subnet::gateway).collect();
         let mut host = self.host();
         let bridge = host.bridge;
-        let listed =
-            host.links.ports(bridge, false).map_err(kernel("list ports of", &self.name))?;
-        // Someone else's link may be on our bridge, but not under a name of ours.
+        let listed = host.links.all().map_err(kernel("list links beside", &self.name))?;
+        // Someone else's link may be on our bridge, but not under a name of ours. One of ours that is
+        // on none was made and did not get any further.
         let prefix = format!("{}-", self.name);
-        for link in
-            listed.iter().filter(|l| l.name.starts_with(&prefix) && !owned.contains(&l.name))
-        {
+        let ours = |link: &&Link| {
+            link.name.starts_with(&prefix) && (link.bridge == bridge || link.bridge == 0)
+        };
+        for link in listed.iter().filter(ours).filter(|link| !owned.contains(&link.name)) {
             super::delete(&link.name, link.index)?;
         }
         let addresses = host.links.addresses(bridge);
@@ -327,8 +324,9 @@ fn find_or_make(
         let existing = host.links.find(&name).map_err(failed())?;
         if let Some(link) = existing {
             if name == recorded && link.mac == node.mac {
+                host.links.turn_on(link.index).map_err(kernel("turn on bridge", &name))?;
                 node.bridge = name;
-                turn_on(host, &node.bridge, link.index)?;
+                host.bridge = link.index;
                 return Ok(false);
             }
             continue;
@@ -341,10 +339,9 @@ fn find_or_make(
             made => made.map_err(failed())?,
         }
         let made = host.links.find(&name).map_err(failed())?;
-        let made = made.ok_or_else(|| Error::NotReady {
+        host.bridge = made.map(|link| link.index).ok_or(Error::NotReady {
             reason: format!("bridge {name} disappeared as soon as it was made"),
         })?;
-        turn_on(host, &name, made.index)?;
         return Ok(true);
     }
     Err(Error::NotReady {
@@ -354,11 +351,6 @@ fn find_or_make(
             NUMBERS - 1
         ),
     })
-}
-
-fn turn_on(host: &mut Host, name: &str, index: u32) -> Result<()> {
-    host.bridge = index;
-    host.links.turn_on_bridge(index).map_err(kernel("turn on bridge", name))
 }
 
 /// A MAC address of the range that everyone may use.

@@ -74,15 +74,20 @@ fn live_pods_keep_everything() {
 fn a_death_in_the_midst_of_acquire_leaves_nothing() {
     isolated(|world| async move {
         let network = world.open("10.70.0.0/24").await;
-        let pod = Pod::start(&network, 1).await;
+        let pods = [Pod::start(&network, 1).await, Pod::start(&network, 2).await];
         drop(network);
-        // As if killed after the record was written, and as if after the veth was made.
-        ip(&format!("link del {}", pod.attachment.host_link));
+        // As if killed after the record was written, as if after the veth was made, and both times as
+        // if the record was lost, too.
+        ip(&format!("link del {}", pods[0].attachment.host_link));
+        ip(&format!("link set {} nomaster", pods[1].attachment.host_link));
         ip("link add minke0-0badbad0 master minke0 type veth peer name other");
+        ip("link add minke0-0badbad1 type veth peer name another");
         ip("link add stranger master minke0 type veth peer name strange");
-        drop(pod);
+        drop(pods);
         let network = Network::open(world.config("10.70.0.0/24")).await.unwrap();
-        assert_eq!(network.adopt(Vec::new()).await.unwrap(), [pod_id(1)]);
+        let mut dead = network.adopt(Vec::new()).await.unwrap();
+        dead.sort();
+        assert_eq!(dead, [pod_id(1), pod_id(2)]);
         assert_eq!(links(), ["minke0"]);
         // What is not ours stays.
         ip("link show stranger");
@@ -124,6 +129,7 @@ fn a_bridge_that_was_deleted_is_made_again_and_pods_return_to_it() {
         network.adopt(vec![(pod.id.clone(), pod.attachment.clone())]).await.unwrap();
         let server = SocketAddr::new(pod.ip(), 80);
         assert!(call(server).is_ok());
+        assert!(ip(&format!("-d link show {}", pod.attachment.host_link)).contains("hairpin on"));
         let other = Pod::start(&network, 2).await;
         assert!(other.call(server).is_ok());
     });
