@@ -304,7 +304,7 @@ impl Hierarchy {
                     let before = made.len();
                     let directory = tree.root.join(path.relative());
                     let cpusets = tree.controllers.contains(&Controller::Cpuset);
-                    if cpusets {
+                    if cpusets && !directory.exists() {
                         have_children_inherit(&tree.root, &directory);
                     }
                     make_directory(&tree.root, &directory, made)?;
@@ -374,10 +374,13 @@ fn make_directory(root: &Path, path: &Path, made: &mut Vec<PathBuf>) -> Result<(
 }
 
 /// Has the kernel give a v1 cpuset its parent's processors and memory nodes when it is made. Writing them
-/// does the same, but then the kernel sets up scheduling anew, and looks at each cpuset for it.
+/// does the same, but then the kernel sets up scheduling anew, and looks at each cpuset for it. That
+/// is needed only below a parent whose processors it does not balance load over.
 fn have_children_inherit(root: &Path, directory: &Path) {
-    if let Some(parent) = directory.parent().filter(|parent| *parent != root) {
-        // Where it is not there yet, or does not, they are written.
+    if let Some(parent) = directory.parent().filter(|parent| *parent != root)
+        && file::read(&parent.join("cpuset.sched_load_balance")).is_ok_and(|on| on.trim() == "1")
+    {
+        // Where the parent is not there yet, or does not let itself be told, they are written.
         let _ = file::write(&parent.join("cgroup.clone_children"), "1");
     }
 }

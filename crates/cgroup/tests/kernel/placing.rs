@@ -1,5 +1,7 @@
 //! Making cgroups, putting processes in, telling them.
 
+use std::path::PathBuf;
+
 use cgroup::{CgroupPath, Error};
 
 use crate::{Fixture, PATIENCE, await_line, hierarchies, resources, spawn_in};
@@ -20,7 +22,30 @@ fn only_what_was_made_is_reported_and_pruned() {
         hierarchy.prune(&inner.made).unwrap();
         assert!(!inner.cgroup.exists());
         assert!(outer.cgroup.exists());
-        assert_eq!(outer.finish(), [] as [&std::path::PathBuf; 0]);
+        assert_eq!(outer.finish(), [] as [&PathBuf; 0]);
+    }
+}
+
+#[test]
+fn the_kernel_itself_hands_down_cpusets_on_v1() {
+    for hierarchy in hierarchies() {
+        let outer = Fixture::new(&hierarchy, "cpusets");
+        let below = hierarchy.create(&outer.cgroup.path().join("below").unwrap()).unwrap();
+        let read = |path: PathBuf| std::fs::read_to_string(path).unwrap();
+        let mut inherited = 0;
+        for (made, parent) in below.made.iter().filter_map(|made| Some((made, made.parent()?))) {
+            let told = parent.join("cgroup.clone_children");
+            if told.exists() && made.join("cpuset.cpus").exists() {
+                assert_eq!(read(told).trim(), "1");
+                assert_eq!(read(made.join("cpuset.cpus")), read(parent.join("cpuset.cpus")));
+                assert_ne!(read(made.join("cpuset.mems")).trim(), "");
+                inherited += 1;
+            }
+        }
+        // Trees of their own have v1's controllers alone.
+        assert_eq!(inherited, usize::from(below.made.len() > 1));
+        hierarchy.prune(&below.made).unwrap();
+        assert_eq!(outer.finish(), [] as [&PathBuf; 0]);
     }
 }
 
