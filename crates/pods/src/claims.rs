@@ -9,23 +9,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Claims(Arc<Mutex<HashMap<Arc<Path>, usize>>>);
 
-/// What one pod claims, deepest first; given up when it is dropped.
-#[derive(Debug, Default)]
+/// What one pod claims, deepest first: one directory at least. Given up when it is dropped.
+#[derive(Debug)]
 pub(crate) struct Claim {
     directories: Vec<Arc<Path>>,
     among: Claims,
 }
 
 impl Claims {
-    /// Notes that these are to go with a pod.
-    pub(crate) fn claim(&self, directories: impl IntoIterator<Item = PathBuf>) -> Claim {
+    /// Notes that these are to go with a pod; nothing where there are none.
+    pub(crate) fn claim(&self, directories: Vec<PathBuf>) -> Option<Claim> {
+        if directories.is_empty() {
+            return None;
+        }
         let directories: Vec<Arc<Path>> = directories.into_iter().map(Arc::from).collect();
         let mut counts = self.counts();
         for directory in &directories {
             *counts.entry(Arc::clone(directory)).or_default() += 1;
         }
         drop(counts);
-        Claim { directories, among: self.clone() }
+        Some(Claim { directories, among: self.clone() })
     }
 
     /// Whether a pod claims it.
@@ -39,10 +42,6 @@ impl Claims {
 }
 
 impl Claim {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.directories.is_empty()
-    }
-
     pub(crate) fn to_vec(&self) -> Vec<PathBuf> {
         self.directories.iter().map(|directory| directory.to_path_buf()).collect()
     }
@@ -70,12 +69,13 @@ mod tests {
     fn a_directory_is_claimed_until_the_last_pod_gives_it_up() {
         let claims = Claims::default();
         let shared = Path::new("/cgroup/pods");
-        let first = claims.claim([shared.join("first"), shared.to_owned()]);
-        let second = claims.claim([shared.to_owned()]);
-        assert_eq!(first.to_vec(), [shared.join("first"), shared.to_owned()]);
+        let own = vec![shared.join("first"), shared.to_owned()];
+        let first = claims.claim(own.clone()).unwrap();
+        let second = claims.claim(vec![shared.to_owned()]);
+        assert_eq!(first.to_vec(), own);
         drop(first);
         assert!(claims.include(shared) && !claims.include(&shared.join("first")));
         drop(second);
-        assert!(!claims.include(shared));
+        assert!(!claims.include(shared) && claims.claim(Vec::new()).is_none());
     }
 }

@@ -132,7 +132,7 @@ impl Shared {
         assembling: JoinHandle<Result<Assembled, Error>>,
     ) {
         let (shared, pod, id) = (Arc::clone(self), Arc::clone(pod), id.clone());
-        let above = pod.cell().cgroups_made.to_vec();
+        let above = pod.cell().cgroups_made();
         tokio::spawn(async move {
             drop(assembling.await);
             shared.undo(&pod, &id).await;
@@ -323,11 +323,11 @@ impl Shared {
         let created = self.cgroups.create(&path).map_err(failed("created"))?;
         // The pod's own can have gone with another pod that had made it.
         let above = created.made.into_iter().filter(|made| !made.ends_with(id.as_str()));
-        let above: Vec<PathBuf> = above.collect();
+        let mut above: Vec<PathBuf> = above.collect();
         if !above.is_empty() {
             let mut cell = pod.cell();
-            let all = above.into_iter().chain(cell.cgroups_made.to_vec());
-            cell.cgroups_made = self.claims.claim(all);
+            above.append(&mut cell.cgroups_made());
+            cell.cgroups = self.claims.claim(above);
         }
         let linux = recipe.spec.linux().as_ref();
         if let Some(resources) = linux.and_then(|linux| linux.resources().as_ref()) {

@@ -11,7 +11,6 @@ use std::time::Duration;
 use cgroup::Cgroup;
 use model::{ContainerState, Exit, PodState, Signal, Timestamp};
 
-use crate::claims::Claim;
 use crate::container::{Container, Live};
 use crate::error::Error;
 use crate::pod::Pod;
@@ -98,7 +97,7 @@ impl Shared {
     pub(crate) async fn release(&self, pod: &Arc<Pod>) -> Result<(), Error> {
         let (attachment, made) = {
             let cell = pod.cell();
-            (cell.network.clone(), cell.cgroups_made.to_vec())
+            (cell.network.clone(), cell.cgroups_made())
         };
         if let Some(attachment) = attachment {
             let released = self.network.release(&pod.id, &attachment).await;
@@ -116,7 +115,7 @@ impl Shared {
             let pruned =
                 pruned.map_err(|_| Error::Internal("the pruning of cgroups was stopped"))?;
             pruned.map_err(|source| Error::Cgroup { path: name, action: "removed", source })?;
-            pod.cell().cgroups_made = Claim::default();
+            pod.cell().cgroups = None;
         }
         Ok(())
     }

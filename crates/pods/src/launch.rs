@@ -129,7 +129,7 @@ impl Reserved {
         // Written down before they are made: a daemon that dies in between leaves nothing unknown.
         let path = shared.pod_cgroup(id, &spec)?;
         let claim = shared.claim(&path, |dir| !dir.exists());
-        pod.cell().cgroups_made = claim;
+        pod.cell().cgroups = claim;
         let (journal, reserved) = (Arc::clone(&shared.journal), Arc::clone(pod));
         let written = blocking(move || {
             record::make_private_dir(&journal.pod_dir(&reserved.id))?;
@@ -267,7 +267,7 @@ impl Shared {
                 source,
             })?;
             let claim = shared.claim(&path, |dir| created.made.iter().any(|it| it == dir));
-            pod.cell().cgroups_made = claim;
+            pod.cell().cgroups = claim;
             Ok(())
         })
         .await
@@ -275,7 +275,7 @@ impl Shared {
 
     /// Claims the directories of a pod's cgroup that are to go with it: those that `are_new`, and those
     /// that were made for another pod, which may go before.
-    fn claim(&self, path: &cgroup::CgroupPath, are_new: impl Fn(&Path) -> bool) -> Claim {
+    fn claim(&self, path: &cgroup::CgroupPath, are_new: impl Fn(&Path) -> bool) -> Option<Claim> {
         let mut directories = self.cgroups.ancestry(path);
         directories.retain(|dir| are_new(dir) || self.claims.include(dir));
         self.claims.claim(directories)

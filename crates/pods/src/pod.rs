@@ -47,7 +47,7 @@ pub(crate) struct Cell {
     pub(crate) keeper_identity: Option<ProcessIdentity>,
     pub(crate) network: Option<network::Attachment>,
     pub(crate) netns: Option<PathBuf>,
-    pub(crate) cgroups_made: Claim,
+    pub(crate) cgroups: Option<Claim>,
     /// The namespace that owns the pod's others, where it has one.
     pub(crate) user_namespace: Option<Arc<OwnedFd>>,
     pub(crate) containers: Vec<Arc<Container>>,
@@ -72,6 +72,13 @@ enum Record {
     Erased,
 }
 
+impl Cell {
+    /// The cgroup directories that minke has made and that go with the pod, deepest first.
+    pub(crate) fn cgroups_made(&self) -> Vec<PathBuf> {
+        self.cgroups.as_ref().map(Claim::to_vec).unwrap_or_default()
+    }
+}
+
 impl Pod {
     /// A pod that has nothing yet but its name.
     pub(crate) fn reserved(id: PodId, spec: Arc<PodSpec>, boot_id: Arc<str>) -> Self {
@@ -83,7 +90,7 @@ impl Pod {
             keeper_identity: None,
             network: None,
             netns: None,
-            cgroups_made: Claim::default(),
+            cgroups: None,
             user_namespace: None,
             containers: Vec::new(),
         };
@@ -108,7 +115,7 @@ impl Pod {
             keeper_identity: record.keeper,
             network: record.network,
             netns: None,
-            cgroups_made: claims.claim(record.cgroups_made),
+            cgroups: claims.claim(record.cgroups_made),
             user_namespace: None,
             containers: Vec::new(),
         };
@@ -210,7 +217,7 @@ impl Pod {
             && cell.keeper.is_none()
             && cell.keeper_identity.is_none()
             && cell.network.is_none()
-            && cell.cgroups_made.is_empty()
+            && cell.cgroups.is_none()
     }
 
     pub(crate) fn forget_container(&self, id: &ContainerId) {
@@ -241,7 +248,7 @@ impl Pod {
                 state: cell.state,
                 keeper: cell.keeper_identity,
                 network: cell.network.clone(),
-                cgroups_made: cell.cgroups_made.to_vec(),
+                cgroups_made: cell.cgroups_made(),
                 containers: cell.containers.iter().map(|container| container.record()).collect(),
             }
         };

@@ -40,7 +40,7 @@ impl Parameters {
     /// # Errors
     /// Those of dup(2).
     pub fn duplicate(&self) -> io::Result<Self> {
-        Ok(Self { procfs: io::fcntl_dupfd_cloexec(&self.procfs, 0)?, used: self.used })
+        Ok(Self { procfs: io::fcntl_dupfd_cloexec(&self.procfs, 0)?, used: 0 })
     }
 
     /// Writes a parameter by its path below /proc/sys, `net/ipv4/ip_forward`.
@@ -61,8 +61,9 @@ impl Parameters {
         io::write(file, value.as_bytes()).map(drop)
     }
 
-    /// To be called once a namespace's parameters are written, when nobody waits: from time to time
-    /// the procfs gives way to a new one. Where that cannot be made, the old one does as well.
+    /// To be called once a namespace's parameters are written and who asked for it has the answer:
+    /// from time to time the procfs gives way to a new one, which takes as long as the kernel needs to
+    /// be rid of the old one. Where a new one cannot be made, the old one does as well.
     pub fn renew(&mut self) {
         self.used += 1;
         if self.used >= USES
