@@ -72,5 +72,9 @@ boot_node() {
 # section FOLDER NAME: what the node printed between "== NAME" and the next such line.
 section() { awk -v name="== $2" '$0 == name { on = 1; next } /^== / { on = 0 } on' "$1/output"; }
 
-# succeeded FOLDER NAME: whether that ends with "exit 0"; its last lines if not.
-succeeded() { section "$1" "$2" | grep -q '^exit 0$' || { section "$1" "$2" | tail -n 30; return 1; }; }
+# succeeded FOLDER NAME: whether that ends with "exit 0"; if not, its failed checks, or else its last lines.
+succeeded() {
+  section "$1" "$2" | grep -q '^exit 0$' && return
+  section "$1" "$2" | grep -A 6 '^FAILED' || section "$1" "$2" | tail -n 30
+  return 1
+}
