@@ -38,7 +38,7 @@ bench_program() {
 stage_bench() {
   local folder="$1" path
   bench_programs large && floor_program "$folder" || return 1
-  cp "$BENCH" "$MINKE_OCI" "$folder" && cp -r "$(crun_dir)" "$folder/crun" || return 1
+  cp "$BENCH" "$folder/bench" && cp "$MINKE_OCI" "$folder/minke-oci" && cp -r "$(crun_dir)" "$folder/crun" || return 1
   for path in "$CRICTL" "$(containerd_path)" "$(runc_path)" "$(cni_dir)/bridge" "$(dirname "$(youki_path)")" "$MINKE_CACHE/libseccomp/complete"; do
     cp -r "$(dirname "$path")" "$folder/cache/" || return 1
   done
