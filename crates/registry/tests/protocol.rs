@@ -2,14 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-#[allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test uses a part of it")]
-#[path = "fake/registry.rs"]
-mod fake;
-
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use fake::{Access, Fake, basic, digest};
+use fake_registry::{Access, Fake, basic, digest};
 use model::{Digest, ImageRef};
 use registry::{Auth, Config, Error, Failure, Kind, Registry, Repository};
 
@@ -373,7 +369,7 @@ async fn any_failure_of_a_mirror_leads_to_the_next_host() {
     let mirror = Fake::start().await;
     let text = format!("server = \"{}\"\n[host.\"{}\"]\n", rig.fake.base(), mirror.base());
     rig.hosts("reg.test", &text);
-    let failures: [fn(&mut fake::Behaviour); 4] = [
+    let failures: [fn(&mut fake_registry::Behaviour); 4] = [
         |_| {},
         |behaviour| behaviour.access = Access::Basic("nobody", "knows"),
         |behaviour| behaviour.unavailable = u32::MAX,
@@ -381,7 +377,7 @@ async fn any_failure_of_a_mirror_leads_to_the_next_host() {
     ];
     for failure in failures {
         mirror.behave(|behaviour| {
-            *behaviour = fake::Behaviour::default();
+            *behaviour = fake_registry::Behaviour::default();
             failure(behaviour);
         });
         let repository = rig.repository("reg.test/team/app", None).await;

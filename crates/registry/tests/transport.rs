@@ -1,11 +1,7 @@
 //! TLS and proxies. What comes from the environment is tested in a child that has it.
 //!
-//! The certificates under `fake/tls` were made for this and serve nothing else; the key of their CA
+//! The certificates under `tls` were made for this and serve nothing else; the key of their CA
 //! is gone.
-
-#[allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test uses a part of it")]
-#[path = "fake/registry.rs"]
-mod fake;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,7 +9,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fake::{Fake, digest};
+use fake_registry::{Fake, digest};
 use model::ImageRef;
 use registry::{Config, Error, Kind, Registry};
 use rustls::pki_types::pem::PemObject;
@@ -23,7 +19,7 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
 
 fn material(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake/tls").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls").join(name)
 }
 
 fn certificate(name: &str) -> CertificateDer<'static> {

@@ -1,19 +1,13 @@
 //! Pulls from a registry that behaves, and misbehaves, as the public ones do.
-#[allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test uses a part of it")]
-#[path = "../../registry/tests/fake/registry.rs"]
-mod fake;
-#[allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test uses a part of it")]
-#[path = "rig/image.rs"]
-mod rig;
 
 use std::fs;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use fake::{Access, Fake, digest};
+use crate::rig::{self, Blob, Head, INDEX, Layer, Pushed, Rig, push};
+use fake_registry::{Access, Fake, digest};
 use images::{Error, Kind};
 use model::ImageRef;
-use rig::{Blob, Head, INDEX, Layer, Pushed, Rig, push};
 
 fn base() -> Blob {
     Blob::gzip(
@@ -193,7 +187,7 @@ async fn a_failed_pull_leaves_nothing_listed_and_goes_on_after_a_restart() {
     assert!(rig.names("staging").is_empty());
     assert_eq!(rig.names("ingest").len(), 1);
     let rig = rig.reopen().await;
-    rig.fake.behave(|behaviour| *behaviour = fake::Behaviour::default());
+    rig.fake.behave(|behaviour| *behaviour = fake_registry::Behaviour::default());
     rig.fake.take_seen();
     rig.pull(&pushed.reference).await.unwrap();
     assert!(rig.fake.take_seen().iter().any(|seen| seen.range.is_some()));

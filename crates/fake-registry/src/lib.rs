@@ -1,4 +1,7 @@
-//! A small registry that behaves, and misbehaves, as the public ones do.
+//! A small registry that behaves, and misbehaves, as the public ones do: for tests alone.
+//!
+//! It panics where a test has set it up wrongly.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -25,29 +28,39 @@ type Body = UnsyncBoxBody<Bytes, io::Error>;
 /// Who may pull.
 #[derive(Debug, Clone, Default)]
 pub enum Access {
+    /// Anyone, without a word.
     #[default]
     Anyone,
+    /// A user with a password (RFC 7617).
     Basic(&'static str, &'static str),
     /// Tokens for exactly the scope of the repository; with a password for those who have one, or
     /// for anyone.
     Token {
+        /// User and password; none is anyone.
         password: Option<(&'static str, &'static str)>,
+        /// How long one is good for.
         seconds: u64,
     },
     /// A token that the caller already has.
     Fixed(&'static str),
 }
 
+/// What it does otherwise than well.
 #[derive(Debug, Clone, Default)]
 pub struct Behaviour {
+    /// Who may pull.
     pub access: Access,
+    /// HEAD is answered with 405.
     pub head_refused: bool,
+    /// Answers say no Docker-Content-Digest.
     pub no_digest_header: bool,
     /// The next so many requests get 429 and `Retry-After: 1`.
     pub too_many: u32,
     /// The next so many requests get 503; `u32::MAX` means for ever.
     pub unavailable: u32,
+    /// Who asks for a part of a blob gets all of it.
     pub ranges_ignored: bool,
+    /// Blobs come without their length.
     pub no_length: bool,
     /// The next so many blobs end after half of what is left.
     pub cuts: u32,
@@ -66,20 +79,29 @@ pub struct Behaviour {
 /// A request as it came.
 #[derive(Debug, Clone)]
 pub struct Seen {
+    /// GET, HEAD, or POST for tokens.
     pub method: Method,
+    /// From the slash on.
     pub path: String,
+    /// Without the question mark; empty where there is none.
     pub query: String,
+    /// The header of this name.
     pub authorization: Option<String>,
+    /// The header of this name.
     pub range: Option<String>,
+    /// All headers.
     pub headers: hyper::HeaderMap,
 }
 
+/// What a registry has and has seen.
 #[derive(Debug, Default)]
 pub struct State {
+    /// How it behaves from now on.
     pub behaviour: Behaviour,
     /// By `repository/reference`.
     manifests: HashMap<String, (String, Bytes)>,
     blobs: HashMap<String, Bytes>,
+    /// The requests so far.
     pub seen: Vec<Seen>,
     tokens: HashMap<String, (String, Instant)>,
     issued: u32,
@@ -88,16 +110,19 @@ pub struct State {
 /// A registry on a loopback port; gone when dropped.
 #[derive(Debug)]
 pub struct Fake {
+    /// Where it listens.
     pub address: SocketAddr,
     state: Arc<Mutex<State>>,
     task: tokio::task::JoinHandle<()>,
 }
 
+/// What the registry calls these bytes.
 pub fn digest(bytes: &[u8]) -> Digest {
     Digest::from_sha256(sha2::Sha256::digest(bytes).into())
 }
 
 impl Fake {
+    /// Starts one that has nothing. Needs a tokio runtime.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -119,14 +144,17 @@ impl Fake {
         Self { address, state, task }
     }
 
+    /// All of it, for as long as the guard lives.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
 
+    /// Changes how it behaves.
     pub fn behave(&self, change: impl FnOnce(&mut Behaviour)) {
         change(&mut self.state().behaviour);
     }
 
+    /// `http://127.0.0.1:PORT`
     pub fn base(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -136,6 +164,7 @@ impl Fake {
         format!("{}/{rest}", self.address)
     }
 
+    /// Serves these bytes under their digest.
     pub fn put_blob(&self, bytes: impl Into<Bytes>) -> Digest {
         let bytes = bytes.into();
         let digest = digest(&bytes);
@@ -148,6 +177,7 @@ impl Fake {
         self.state().blobs.insert(digest.to_string(), bytes.into());
     }
 
+    /// Serves a manifest under a tag and its digest, which it gives.
     pub fn put_manifest(
         &self,
         repository: &str,
@@ -287,6 +317,7 @@ fn refuse(
     Some(with(refusal(401, "UNAUTHORIZED"), "www-authenticate", &challenge))
 }
 
+/// The header in which a user and a password travel (RFC 7617).
 pub fn basic(user: &str, password: &str) -> String {
     let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
     format!("Basic {encoded}")

@@ -1,18 +1,10 @@
 //! What a layer becomes on disk.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-#[allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test uses a part of it")]
-#[path = "../../registry/tests/fake/registry.rs"]
-mod fake;
-#[allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test uses a part of it")]
-#[path = "rig/image.rs"]
-mod rig;
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
-use rig::{Blob, Head, Layer, Rig, push};
+use crate::rig::{Blob, Head, Layer, Rig, push};
 
 async fn unpack(layer: Layer) -> (Rig, PathBuf) {
     let rig = Rig::on_disk().await;

@@ -1,20 +1,12 @@
 //! Names, users, removal, restarts and archives.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-#[allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test uses a part of it")]
-#[path = "../../registry/tests/fake/registry.rs"]
-mod fake;
-#[allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test uses a part of it")]
-#[path = "rig/image.rs"]
-mod rig;
 
 use std::fs;
 use std::process::Command;
 
-use fake::digest;
+use crate::rig::{self, Blob, Head, Layer, Rig, push};
+use fake_registry::digest;
 use images::{Config, Error, UnpackError, Usage};
 use model::ImageRef;
-use rig::{Blob, Head, Layer, Rig, push};
 
 fn layer(text: &str) -> Blob {
     Blob::gzip(Layer::new().dir("d").file("d/f", text.as_bytes()).file(text, &vec![7; 20_000]))
@@ -422,7 +414,7 @@ fn in_small_filesystem(test: &str) -> bool {
 
 #[tokio::test]
 async fn on_a_full_disk_a_pull_fails_clean_and_removal_works() {
-    if !in_small_filesystem("on_a_full_disk_a_pull_fails_clean_and_removal_works") {
+    if !in_small_filesystem("store::on_a_full_disk_a_pull_fails_clean_and_removal_works") {
         return;
     }
     let root = std::path::PathBuf::from(std::env::var_os("MINKE_SMALL").unwrap()).join("images");

@@ -9,27 +9,27 @@ use images::{Config, Error, Image, Store};
 use model::{Digest, ImageRef};
 use registry::Registry;
 
-use super::fake::{Fake, digest};
+use fake_registry::{Fake, digest};
 
-pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// A tar archive in the making.
 #[derive(Debug, Clone, Default)]
-pub struct Layer {
-    pub bytes: Vec<u8>,
+pub(crate) struct Layer {
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// What a header says beside its name.
 #[derive(Debug, Clone, Copy)]
-pub struct Head<'a> {
-    pub flag: u8,
-    pub mode: u32,
-    pub uid: u32,
-    pub gid: u32,
-    pub mtime: u64,
-    pub link: &'a str,
-    pub device: (u32, u32),
+pub(crate) struct Head<'a> {
+    pub(crate) flag: u8,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mtime: u64,
+    pub(crate) link: &'a str,
+    pub(crate) device: (u32, u32),
 }
 
 impl Default for Head<'_> {
@@ -47,11 +47,11 @@ impl Default for Head<'_> {
 }
 
 impl Layer {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
-    pub fn entry(mut self, name: &str, head: Head<'_>, content: &[u8]) -> Self {
+    pub(crate) fn entry(mut self, name: &str, head: Head<'_>, content: &[u8]) -> Self {
         let mut block = [0; 512];
         block[..name.len()].copy_from_slice(name.as_bytes());
         let mut put =
@@ -75,23 +75,23 @@ impl Layer {
         self
     }
 
-    pub fn file(self, name: &str, content: &[u8]) -> Self {
+    pub(crate) fn file(self, name: &str, content: &[u8]) -> Self {
         self.entry(name, Head::default(), content)
     }
 
-    pub fn dir(self, name: &str) -> Self {
+    pub(crate) fn dir(self, name: &str) -> Self {
         self.entry(name, Head { flag: b'5', mode: 0o755, ..Head::default() }, b"")
     }
 
-    pub fn symlink(self, name: &str, link: &str) -> Self {
+    pub(crate) fn symlink(self, name: &str, link: &str) -> Self {
         self.entry(name, Head { flag: b'2', mode: 0o777, link, ..Head::default() }, b"")
     }
 
-    pub fn hard_link(self, name: &str, link: &str) -> Self {
+    pub(crate) fn hard_link(self, name: &str, link: &str) -> Self {
         self.entry(name, Head { flag: b'1', link, ..Head::default() }, b"")
     }
 
-    pub fn pax(self, records: &[(&str, &[u8])]) -> Self {
+    pub(crate) fn pax(self, records: &[(&str, &[u8])]) -> Self {
         let mut text = Vec::new();
         for (key, value) in records {
             let bare = key.len() + value.len() + 3;
@@ -106,20 +106,20 @@ impl Layer {
         self.entry("pax", Head { flag: b'x', ..Head::default() }, &text)
     }
 
-    pub fn end(mut self) -> Vec<u8> {
+    pub(crate) fn end(mut self) -> Vec<u8> {
         self.bytes.extend_from_slice(&[0; 1024]);
         self.bytes
     }
 }
 
 /// Bytes that no compression makes fewer.
-pub fn noise(length: usize) -> Vec<u8> {
+pub(crate) fn noise(length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
     bytes
 }
 
-pub fn gzip(tar: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(tar: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(tar).unwrap();
     encoder.finish().unwrap()
@@ -127,33 +127,33 @@ pub fn gzip(tar: &[u8]) -> Vec<u8> {
 
 /// A layer as it is served, and what it unpacks to.
 #[derive(Debug, Clone)]
-pub struct Blob {
-    pub bytes: Vec<u8>,
-    pub diff_id: Digest,
-    pub media_type: &'static str,
+pub(crate) struct Blob {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) diff_id: Digest,
+    pub(crate) media_type: &'static str,
 }
 
 impl Blob {
-    pub fn gzip(layer: Layer) -> Self {
+    pub(crate) fn gzip(layer: Layer) -> Self {
         let tar = layer.end();
         let media_type = "application/vnd.docker.image.rootfs.diff.tar.gzip";
         Self { bytes: gzip(&tar), diff_id: digest(&tar), media_type }
     }
 
-    pub fn zstd(layer: Layer) -> Self {
+    pub(crate) fn zstd(layer: Layer) -> Self {
         let tar = layer.end();
         let media_type = "application/vnd.oci.image.layer.v1.tar+zstd";
         Self { bytes: zstd::encode_all(&tar[..], 1).unwrap(), diff_id: digest(&tar), media_type }
     }
 
-    pub fn plain(layer: Layer) -> Self {
+    pub(crate) fn plain(layer: Layer) -> Self {
         let tar = layer.end();
         let media_type = "application/vnd.oci.image.layer.v1.tar";
         Self { diff_id: digest(&tar), bytes: tar, media_type }
     }
 }
 
-pub fn config_text(layers: &[Blob], run: &str) -> String {
+pub(crate) fn config_text(layers: &[Blob], run: &str) -> String {
     let ids: Vec<_> = layers.iter().map(|layer| format!("\"{}\"", layer.diff_id)).collect();
     format!(
         r#"{{"architecture":"amd64","os":"linux","config":{run},"rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#,
@@ -161,7 +161,7 @@ pub fn config_text(layers: &[Blob], run: &str) -> String {
     )
 }
 
-pub fn manifest_text(layers: &[Blob], config: &str) -> String {
+pub(crate) fn manifest_text(layers: &[Blob], config: &str) -> String {
     let layers: Vec<_> = layers
         .iter()
         .map(|layer| {
@@ -183,14 +183,14 @@ pub fn manifest_text(layers: &[Blob], config: &str) -> String {
 
 /// What was published.
 #[derive(Debug, Clone)]
-pub struct Pushed {
-    pub id: Digest,
-    pub manifest: Digest,
-    pub reference: ImageRef,
+pub(crate) struct Pushed {
+    pub(crate) id: Digest,
+    pub(crate) manifest: Digest,
+    pub(crate) reference: ImageRef,
 }
 
 /// Publishes an image with these layers.
-pub fn push(fake: &Fake, name: &str, layers: &[Blob], run: &str) -> Pushed {
+pub(crate) fn push(fake: &Fake, name: &str, layers: &[Blob], run: &str) -> Pushed {
     let (repository, tag) = name.split_once(':').unwrap();
     let config = config_text(layers, run);
     for layer in layers {
@@ -203,14 +203,14 @@ pub fn push(fake: &Fake, name: &str, layers: &[Blob], run: &str) -> Pushed {
 
 /// A registry and a store of its own.
 #[derive(Debug)]
-pub struct Rig {
-    pub fake: Fake,
-    pub dir: tempfile::TempDir,
+pub(crate) struct Rig {
+    pub(crate) fake: Fake,
+    pub(crate) dir: tempfile::TempDir,
     root: PathBuf,
-    pub store: Store,
+    pub(crate) store: Store,
 }
 
-pub fn registry(certs: &std::path::Path) -> Registry {
+pub(crate) fn registry(certs: &std::path::Path) -> Registry {
     Registry::new(registry::Config {
         certs_dirs: vec![certs.join("certs.d")],
         connect_timeout: Duration::from_secs(2),
@@ -220,17 +220,17 @@ pub fn registry(certs: &std::path::Path) -> Registry {
 }
 
 impl Rig {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::with(|_| {}).await
     }
 
     /// In memory: there nothing has to wait until the machine's disk has swallowed what everybody
     /// else wrote.
-    pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
         Self::at(tempfile::tempdir_in("/dev/shm").unwrap(), change).await
     }
 
-    pub async fn on_disk() -> Self {
+    pub(crate) async fn on_disk() -> Self {
         Self::at(tempfile::tempdir().unwrap(), |_| {}).await
     }
 
@@ -244,7 +244,7 @@ impl Rig {
     }
 
     /// Ends the store and opens it again, as a daemon's restart does.
-    pub async fn reopen(self) -> Self {
+    pub(crate) async fn reopen(self) -> Self {
         let Self { fake, dir, root, store } = self;
         drop(store);
         let config = Config { root: root.clone(), ..Config::default() };
@@ -260,12 +260,12 @@ impl Rig {
         panic!("the store is still in use");
     }
 
-    pub async fn pull(&self, reference: &ImageRef) -> Result<Image, Arc<Error>> {
+    pub(crate) async fn pull(&self, reference: &ImageRef) -> Result<Image, Arc<Error>> {
         self.store.pull(reference, None).wait().await
     }
 
     /// Names of everything in a part of the store.
-    pub fn names(&self, part: &str) -> Vec<String> {
+    pub(crate) fn names(&self, part: &str) -> Vec<String> {
         let mut names: Vec<_> = std::fs::read_dir(self.root.join(part))
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -276,7 +276,7 @@ impl Rig {
 
     /// Whether a part of the store is empty as soon as what goes on in the background is done: after
     /// a pull, layers get new records once they are on the disk, and each is under `staging` first.
-    pub async fn empties(&self, part: &str) -> bool {
+    pub(crate) async fn empties(&self, part: &str) -> bool {
         for _ in 0..1000 {
             if self.names(part).is_empty() {
                 return true;
