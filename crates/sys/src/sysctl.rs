@@ -4,7 +4,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+
+use crate::mount::filesystem;
 
 /// After so many uses it is time for a new procfs.
 const USES: u32 = 32;
@@ -24,14 +25,9 @@ impl Parameters {
     /// Makes the procfs.
     ///
     /// # Errors
-    /// Those of fsopen(2), fsconfig(2) and fsmount(2).
+    /// Those of [`filesystem`].
     pub fn open() -> io::Result<Self> {
-        let context = fsopen(c"proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        fsconfig_create(&context)?;
-        let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID
-            | MountAttrFlags::MOUNT_ATTR_NODEV
-            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-        let procfs = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, quiet)?;
+        let procfs = filesystem("proc", &[])?;
         Ok(Self { procfs, used: 0 })
     }
 

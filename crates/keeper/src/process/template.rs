@@ -10,22 +10,18 @@
 //! Nothing of the host's tree is left in it: no path to leak, nothing pinned, and the cost of a
 //! copy does not grow with what is mounted on the node.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{CWD, Mode, mkdirat};
 use rustix::io;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
-    fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, unmount,
+    MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount,
+    unmount,
 };
 use rustix::process::{fchdir, pivot_root};
 use sys::mount::{MountChange, mount_setattr, unshare_mounts};
 
 use crate::protocol::Refusal;
-
-const QUIET: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
-    .union(MountAttrFlags::MOUNT_ATTR_NODEV)
-    .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
 /// Moves the calling process into a new mount namespace that holds the template alone.
 pub(crate) fn enter() -> Result<(), Refusal> {
@@ -50,15 +46,7 @@ pub(crate) fn enter() -> Result<(), Refusal> {
 
 /// A new file system, not attached yet.
 pub(crate) fn filesystem(kind: &str, options: &[(&str, &str)]) -> Result<OwnedFd, Refusal> {
-    let make = || {
-        let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
-        for (key, value) in options {
-            fsconfig_set_string(context.as_fd(), *key, *value)?;
-        }
-        fsconfig_create(context.as_fd())?;
-        fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, QUIET)
-    };
-    make().map_err(Refusal::kernel(format!("make a {kind}")))
+    sys::mount::filesystem(kind, options).map_err(Refusal::kernel(format!("make a {kind}")))
 }
 
 /// Attaches a new file system.
